@@ -1,0 +1,135 @@
+#include "core/contract.h"
+
+#include <cstdarg>
+#include <cstdio>
+
+#include "core/error.h"
+
+namespace qwen2 {
+namespace {
+
+std::string to_string(std::initializer_list<Dim*> shape) {
+  std::string text = "[";
+  for (const Dim* dim : shape) {
+    if (text.size() > 1) text += ", ";
+    text += dim->name;
+    if (dim->value >= 0) text += "=" + std::to_string(dim->value);
+  }
+  return text + "]";
+}
+
+bool rows_are_contiguous(const Tensor& t) {
+  int64_t expected = 1;
+  for (int i = t.rank - 1; i > 0; --i) {
+    if (t.shape[i] != 1 && t.strides[i] != expected) return false;
+    expected *= t.shape[i];
+  }
+  return t.rank == 0 || t.shape[0] <= 1 || t.strides[0] >= expected;
+}
+
+}  // namespace
+
+std::string DTypes::to_string() const {
+  std::string text;
+  for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::i32, DType::u8}) {
+    if (!contains(dtype)) continue;
+    if (!text.empty()) text += " or ";
+    text += name_of(dtype);
+  }
+  return text;
+}
+
+std::string to_string(const Tensor& t) {
+  std::string text = name_of(t.dtype);
+  text += "[";
+  for (int i = 0; i < t.rank; ++i) text += (i ? ", " : "") + std::to_string(t.shape[i]);
+  text += "]";
+  if (t.layout != Layout::strided) return text + " packed";
+  int64_t expected = 1;
+  bool contiguous = true;
+  for (int i = t.rank - 1; i >= 0; --i) {
+    contiguous = contiguous && (t.shape[i] == 1 || t.strides[i] == expected);
+    expected *= t.shape[i];
+  }
+  if (contiguous) return text;
+  text += " strides [";
+  for (int i = 0; i < t.rank; ++i) text += (i ? ", " : "") + std::to_string(t.strides[i]);
+  return text + "]";
+}
+
+std::string describe_call(const OpInfo& op, const void* args) {
+  std::string text = op.name;
+  text += "(";
+  for (const Field& field : op.fields) {
+    const char* at = static_cast<const char*>(args) + field.offset;
+    if (&field != op.fields.data()) text += ", ";
+    text += field.name;
+    text += " ";
+    char number[32];
+    switch (field.type) {
+      case FieldType::tensor:
+      case FieldType::optional_tensor: {
+        const Tensor& t = *reinterpret_cast<const Tensor*>(at);
+        text += t.data == nullptr && field.type == FieldType::optional_tensor ? "none" : to_string(t);
+        break;
+      }
+      case FieldType::i32:
+        text += std::to_string(*reinterpret_cast<const int32_t*>(at));
+        break;
+      case FieldType::f32:
+        std::snprintf(number, sizeof number, "%g", static_cast<double>(*reinterpret_cast<const float*>(at)));
+        text += number;
+        break;
+    }
+  }
+  return text + ")";
+}
+
+void Contract::tensor(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes) {
+  dims(name, t, shape, dtypes);
+  if (t.layout != Layout::strided) violated(std::string(name) + " must be a plain tensor, not a packed weight");
+  if (!rows_are_contiguous(t)) violated(std::string(name) + " must have contiguous rows that do not overlap");
+}
+
+void Contract::weight(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes,
+                      Layout layout) {
+  dims(name, t, shape, dtypes);
+  if (t.layout != layout) violated(std::string(name) + " must be a weight packed for this operation");
+}
+
+void Contract::same_dtype(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b) {
+  if (a.dtype == b.dtype) return;
+  violated(std::string(a_name) + " and " + b_name + " must have the same dtype, they have " + name_of(a.dtype) +
+           " and " + name_of(b.dtype));
+}
+
+void Contract::require(bool condition, const char* format, ...) {
+  if (condition) return;
+  va_list arguments;
+  va_start(arguments, format);
+  char text[512];
+  std::vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  violated(text);
+}
+
+void Contract::dims(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes) {
+  if (!dtypes.contains(t.dtype)) violated(std::string(name) + " must be " + dtypes.to_string());
+  if (t.rank != static_cast<int>(shape.size())) violated(std::string(name) + " must be " + to_string(shape));
+  int i = 0;
+  for (Dim* dim : shape) {
+    const int64_t size = t.shape[i++];
+    if (dim->value < 0) {
+      dim->value = size;
+      dim->fixed_by = name;
+    } else if (dim->value != size) {
+      violated(std::string(name) + " must be " + to_string(shape) + ": " + dim->name + " is set by " + dim->fixed_by);
+    }
+  }
+}
+
+void Contract::violated(const std::string& message) const {
+  throw Error("invalid_argument", std::string(op_.name) + ": " + message + "; got " + describe_call(op_, args_));
+}
+
+}  // namespace qwen2

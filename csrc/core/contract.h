@@ -1,0 +1,64 @@
+// Checks an operation's arguments against its contract, and says what is wrong in the contract's own letters.
+#pragma once
+
+#include <initializer_list>
+#include <string>
+
+#include "core/op.h"
+
+namespace qwen2 {
+
+// A dimension of a contract, such as T: the first tensor that has it fixes it, the others must agree.
+struct Dim {
+  const char* name;
+  int64_t value = -1;
+  const char* fixed_by = nullptr;
+
+  explicit Dim(const char* dim_name) : name(dim_name) {}
+  Dim(const char* dim_name, int64_t fixed_value, const char* fixed_by_name)
+      : name(dim_name), value(fixed_value), fixed_by(fixed_by_name) {}
+};
+
+// The dtypes a tensor may have.
+class DTypes {
+ public:
+  constexpr DTypes(DType one) : mask_(1u << static_cast<int>(one)) {}
+  constexpr DTypes operator|(DTypes other) const { return DTypes(mask_ | other.mask_); }
+  constexpr bool contains(DType dtype) const { return mask_ >> static_cast<int>(dtype) & 1u; }
+  std::string to_string() const;
+
+ private:
+  constexpr explicit DTypes(unsigned mask) : mask_(mask) {}
+  unsigned mask_;
+};
+constexpr DTypes operator|(DType a, DType b) { return DTypes(a) | DTypes(b); }
+
+// Activations are bf16; `reference` also computes in f32, which is how model code is held to tight tolerances.
+inline constexpr DTypes activation = DType::bf16 | DType::f32;
+
+class Contract {
+ public:
+  Contract(const OpInfo& op, const void* args) : op_(op), args_(args) {}
+
+  // Strided layout; the last dimension contiguous, rows (dimension 0) may be further apart than they are long.
+  void tensor(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes);
+  // A weight in the device's own layout.
+  void weight(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes, Layout layout);
+  void same_dtype(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
+  // Fails with the message unless the condition holds. Formats like printf.
+  void require(bool condition, const char* format, ...) __attribute__((format(printf, 3, 4)));
+
+ private:
+  void dims(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes);
+  [[noreturn]] void violated(const std::string& message) const;
+
+  const OpInfo& op_;
+  const void* args_;
+};
+
+// "bf16[7, 896]", or with strides "bf16[7, 896] strides [1152, 1]".
+std::string to_string(const Tensor& t);
+// "rms_norm(x bf16[7, 896], weight f32[896], out bf16[7, 896], eps 1e-06)"
+std::string describe_call(const OpInfo& op, const void* args);
+
+}  // namespace qwen2

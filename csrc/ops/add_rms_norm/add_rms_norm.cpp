@@ -1,0 +1,19 @@
+#include "ops/add_rms_norm/add_rms_norm.h"
+
+#include "core/contract.h"
+
+namespace qwen2 {
+
+void check(Contract& contract, const AddRmsNormArgs& args) {
+  Dim T("T"), H("H");
+  contract.tensor("x", args.x, {&T, &H}, activation);
+  contract.tensor("residual", args.residual, {&T, &H}, activation);
+  contract.tensor("weight", args.weight, {&H}, DType::f32);
+  contract.tensor("out", args.out, {&T, &H}, activation);
+  contract.same_dtype("x", args.x, "residual", args.residual);
+  contract.same_dtype("x", args.x, "out", args.out);
+  contract.require(args.eps > 0, "eps must be positive");
+  contract.require(args.out.data != args.residual.data || args.out.elements() == 0, "out must not be the residual");
+}
+
+}  // namespace qwen2

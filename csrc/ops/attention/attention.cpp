@@ -1,0 +1,27 @@
+#include "ops/attention/attention.h"
+
+#include "core/contract.h"
+
+namespace qwen2 {
+
+void check(Contract& contract, const AttentionArgs& args) {
+  contract.require(args.num_kv_heads > 0 && args.head_dim > 0, "num_kv_heads and head_dim must be positive");
+  contract.require(args.head_dim <= 256, "head_dim must be at most 256");
+  contract.require(args.block_size > 0 && args.block_size % 16 == 0, "block_size must be a multiple of 16");
+  contract.require(args.window >= 0, "window must be 0 (none) or the number of keys that a query sees");
+  contract.require(args.scale > 0, "scale must be positive");
+  Dim T("T"), width("Hq·D"), blocks("blocks"), block_bytes("kv_block_bytes"), B("B"), max_blocks("max_blocks");
+  Dim starts("B + 1");
+  contract.tensor("q", args.q, {&T, &width}, activation);
+  contract.tensor("out", args.out, {&T, &width}, activation);
+  contract.same_dtype("q", args.q, "out", args.out);
+  contract.tensor("cache", args.cache, {&blocks, &block_bytes}, DType::u8);
+  contract.tensor("context_lengths", args.context_lengths, {&B}, DType::i32);
+  contract.tensor("block_tables", args.block_tables, {&B, &max_blocks}, DType::i32);
+  contract.tensor("query_starts", args.query_starts, {&starts}, DType::i32);
+  contract.require(starts.value == B.value + 1, "query_starts must have one entry more than context_lengths");
+  contract.require(width.value % (int64_t{args.num_kv_heads} * args.head_dim) == 0,
+                   "the columns of q must be whole query heads, a multiple of num_kv_heads of them");
+}
+
+}  // namespace qwen2

@@ -1,0 +1,25 @@
+#include "ops/linear/linear.h"
+
+#include "core/contract.h"
+
+namespace qwen2 {
+
+void check(Contract& contract, const LinearArgs& args) {
+  Dim T("T"), K("K"), N("N");
+  contract.tensor("x", args.x, {&T, &K}, activation);
+  contract.weight("weight", args.weight, {&N, &K}, DType::bf16, Layout::linear_weight);
+  if (args.bias.present()) contract.tensor("bias", args.bias, {&N}, DType::f32);
+  contract.tensor("out", args.out, {&T, &N}, activation);
+  if (args.out.dtype != DType::f32) contract.same_dtype("x", args.x, "out", args.out);
+  contract.require(K.value > 0, "K must be positive");
+}
+
+void check(Contract& contract, const LinearPackArgs& args) {
+  Dim R("R"), K("K"), N("N");
+  contract.weight("weight", args.weight, {&N, &K}, DType::bf16, Layout::linear_weight);
+  contract.tensor("source", args.source, {&R, &K}, activation | DType::f16);
+  contract.require(args.row_offset >= 0 && args.row_offset + R.value <= N.value,
+                   "rows row_offset … row_offset + R must lie within the weight's N rows");
+}
+
+}  // namespace qwen2
