@@ -1,0 +1,103 @@
+import { type DeviceDescription, nativeAddon } from './addon.js';
+import { Qwen2Error } from './errors.js';
+import { Storage } from './storage.js';
+import { Stream } from './stream.js';
+import { type DType, dtypeBytes, dtypeIndex, type Layout, Tensor } from './tensor.js';
+
+export interface DeviceOptions {
+  /** CPU threads; default: as many as this process may run on. */
+  threads?: number | undefined;
+  /** CPU SIMD level: 'scalar', 'avx2' or 'avx512'; default: the best that the processor has. */
+  simd?: string | undefined;
+}
+
+/** One line of `listDevices()`. */
+export interface DeviceStatus {
+  /** What to pass as `device`. */
+  name: string;
+  available: boolean;
+  /** What it is, or why it can't be used. */
+  description: string;
+  totalBytes?: number;
+  freeBytes?: number;
+}
+
+/** A device that operations run on: memory, streams, and the sizes of its own layouts. */
+export class Device {
+  readonly name: string;
+  readonly #id: number;
+  #closed = false;
+
+  /** @throws device_unavailable with the reason, invalid_argument for a name that is not a device's. */
+  static open(name: string, { threads = 0, simd = '' }: DeviceOptions = {}): Device {
+    const resolved = name === 'auto' ? (nativeAddon().cudaUnavailable() === undefined ? 'cuda' : 'cpu') : name;
+    if (!/^(reference|cpu|cuda(:\d+)?)$/.test(resolved))
+      throw new Qwen2Error(
+        'invalid_argument',
+        `There is no device '${name}'; use 'auto', 'cuda', 'cuda:1', 'cpu' or 'reference'`,
+      );
+    if (!Number.isInteger(threads) || threads < 0 || threads > 1024)
+      throw new Qwen2Error('invalid_argument', `threads must be a whole number from 1 to 1024, it is ${threads}`);
+    return new Device(resolved, nativeAddon().openDevice(resolved, threads, simd));
+  }
+
+  private constructor(name: string, id: number) {
+    this.name = name;
+    this.#id = id;
+  }
+
+  describe(): DeviceDescription {
+    return nativeAddon().describeDevice(this.#id);
+  }
+
+  /** Memory of `bytes` bytes of undefined content. @throws out_of_memory */
+  allocate(bytes: number): Storage {
+    return new Storage(this.#id, bytes);
+  }
+
+  /** A new tensor in a storage of its own. */
+  tensor(dtype: DType, shape: readonly number[]): Tensor {
+    return new Tensor(this.allocate(shape.reduce((product, n) => product * n, dtypeBytes[dtype])), dtype, shape);
+  }
+
+  /** A new weight [rows, columns] in the device's own layout, to be filled by linear_pack or swiglu_pack. */
+  weight(layout: Exclude<Layout, 'strided'>, rows: number, columns: number): Tensor {
+    const storage = this.allocate(this.packedBytes(rows, columns));
+    return new Tensor(storage, 'bf16', [rows, columns], { layout });
+  }
+
+  /** Bytes of a bf16 weight [rows, columns] in the device's own layout. */
+  packedBytes(rows: number, columns: number): number {
+    return nativeAddon().packedBytes(this.#id, dtypeIndex.bf16, rows, columns);
+  }
+
+  /** Bytes that `blockSize` tokens take in the KV cache of one layer. */
+  kvBlockBytes(dtype: DType, kvHeads: number, headDim: number, blockSize: number): number {
+    return nativeAddon().kvBlockBytes(this.#id, dtypeIndex[dtype], kvHeads, headDim, blockSize);
+  }
+
+  createStream(): Stream {
+    return new Stream(nativeAddon().createStream(this.#id));
+  }
+
+  /** Lets go of the device; its storages and streams keep it alive until they are disposed. */
+  dispose(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    nativeAddon().closeDevice(this.#id);
+  }
+}
+
+/** Every device of this machine, and why one can't be used. */
+export function listDevices(): DeviceStatus[] {
+  const cuda = nativeAddon().cudaUnavailable();
+  const names = cuda === undefined ? ['cuda', 'cpu', 'reference'] : ['cpu', 'reference'];
+  const devices = names.map((name): DeviceStatus => {
+    const device = Device.open(name);
+    const { description, totalBytes, freeBytes } = device.describe();
+    device.dispose();
+    return { name, available: true, description, totalBytes, freeBytes };
+  });
+  if (cuda !== undefined) devices.unshift({ name: 'cuda', available: false, description: cuda });
+  return devices;
+}

@@ -1,0 +1,77 @@
+// Builds the addon with CMake into build/Release, where node-gyp-build finds it. Called by npm scripts, by binding.gyp
+// and, in the place of node-gyp, by prebuildify.
+//
+// Environment: QWEN2_SANITIZE=1 builds with sanitizers into build/sanitized instead.
+
+import { spawnSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const require = createRequire(import.meta.url);
+const sanitize = process.env.QWEN2_SANITIZE === '1';
+const work = join(root, 'build', sanitize ? 'cmake-sanitized' : 'cmake');
+const out = join(root, 'build', sanitize ? 'sanitized' : 'Release');
+
+// node-gyp's verbs: prebuildify first asks for `install` of headers, which Node-API's own headers make needless.
+if (process.argv.includes('install')) process.exit(0);
+
+const defines = { CMAKE_BUILD_TYPE: 'Release', QWEN2_SANITIZE: sanitize ? 'ON' : 'OFF' };
+
+function run(command, args) {
+  const result = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] });
+  if (result.error?.code === 'ENOENT') {
+    console.error(`qwen2-node: building from source needs ${command}; install cmake and a C++20 compiler (g++ 12)`);
+    process.exit(1);
+  }
+  if (result.status !== 0) process.exit(result.status ?? 1);
+}
+
+// A cache keeps the defines it was made with.
+function forgetStaleCache() {
+  const stamp = join(work, 'defines.json');
+  const wanted = JSON.stringify({ defines, node: process.version });
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
+  rmSync(work, { recursive: true, force: true });
+  mkdirSync(work, { recursive: true });
+  writeFileSync(stamp, wanted);
+}
+
+// The path of a module, or undefined where it is not installed: cmake-js is a development dependency.
+function resolve(name) {
+  try {
+    return require.resolve(name);
+  } catch {
+    return undefined;
+  }
+}
+
+function buildWithCmakeJs(cmakeJs) {
+  const flags = Object.entries(allDefines).map(([name, value]) => `--CD${name}=${value}`);
+  run(process.execPath, [cmakeJs, 'build', '--out', work, '--parallel', jobs, '--log-level', 'warn', ...flags]);
+}
+
+function buildWithCmake() {
+  const flags = Object.entries(allDefines).map(([name, value]) => `-D${name}=${value}`);
+  run('cmake', ['-S', root, '-B', work, '-Wno-dev', ...flags]);
+  run('cmake', ['--build', work, '--parallel', jobs]);
+}
+
+const jobs = String(availableParallelism());
+const allDefines = {
+  ...defines,
+  NODE_API_HEADERS: require('node-api-headers').include_dir,
+  NODE_ADDON_API: dirname(require.resolve('node-addon-api/package.json')),
+};
+
+forgetStaleCache();
+const cmakeJs = resolve('cmake-js/bin/cmake-js');
+if (cmakeJs) buildWithCmakeJs(cmakeJs);
+else buildWithCmake();
+
+mkdirSync(out, { recursive: true });
+for (const file of readdirSync(work).filter((name) => /\.(node|so)$/.test(name)))
+  copyFileSync(join(work, file), join(out, file));
