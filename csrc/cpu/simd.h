@@ -2,6 +2,7 @@
 // instruction set itself.
 //
 //   F32    `lanes` floats          zero splat load store add sub mul div fma max min exp sum max_lane
+//                              at_least above (bit i: how lane i compares; never for a NaN)
 //   Pairs  `lanes` pairs of bf16   load_pairs splat_pair dot (the multiply-accumulate that weights are packed for)
 //
 // load and store convert from and to bf16 by the pointer's type, rounding to nearest even; with a count they touch only

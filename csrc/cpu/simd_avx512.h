@@ -42,6 +42,8 @@ inline F32 zero_where_below(F32 x, F32 limit, F32 value) {
 }
 inline float sum(F32 x) { return _mm512_reduce_add_ps(x); }
 inline float max_lane(F32 x) { return _mm512_reduce_max_ps(x); }
+inline uint32_t at_least(F32 x, F32 limit) { return _mm512_cmp_ps_mask(x, limit, _CMP_GE_OQ); }
+inline uint32_t above(F32 x, F32 limit) { return _mm512_cmp_ps_mask(x, limit, _CMP_GT_OQ); }
 
 inline Pairs load_pairs(const bf16* p) { return __builtin_bit_cast(Pairs, _mm512_loadu_si512(p)); }
 inline Pairs splat_pair(const bf16* p) {

@@ -61,6 +61,16 @@ inline float max_lane(F32 x) {
   for (int i = 1; i < lanes; ++i) m = x[i] > m ? x[i] : m;
   return m;
 }
+inline uint32_t at_least(F32 x, F32 limit) {
+  uint32_t bits = 0;
+  for (int i = 0; i < lanes; ++i) bits |= uint32_t{x[i] >= limit[i]} << i;
+  return bits;
+}
+inline uint32_t above(F32 x, F32 limit) {
+  uint32_t bits = 0;
+  for (int i = 0; i < lanes; ++i) bits |= uint32_t{x[i] > limit[i]} << i;
+  return bits;
+}
 
 inline Pairs load_pairs(const bf16* p) {
   Pairs x;

@@ -2,24 +2,31 @@
 //
 // For row b, in this order:
 //   1. log-probabilities, of the logits as they came: log_softmax(logits[b]).
-//   2. masks and biases: tokens whose bit in `allowed` is 0 are out; logit_bias is added (−∞ forbids a token).
+//   2. masks and biases: tokens whose bit in `allowed` is 0 are out; logit_bias is added (−∞ forbids a token), each sum
+//      rounded to f32.
 //   3. penalties, from the state row rows[b] (−1: none): repetition (of prompt and output: positive logits ÷ r, others
-//      × r), frequency (− f · count in the output), presence (− p if in the output).
+//      × r), frequency (− f · count in the output), presence (− p if in the output); in float64, rounded to f32 once.
 //   4. temperature 0: the largest logit, of equal ones the lowest id. Otherwise logits ÷ temperature, then in turn
 //      min-p: keep tokens with p ≥ min_p · max p;
 //      top-k: keep the k most probable, of equal ones the lower ids; 0 keeps all;
 //      top-p: of what is kept, renormalized, keep the smallest set of most probable ones (of equal ones the lower ids
-//      first) whose mass reaches top_p; at least one;
+//      first) whose mass reaches top_p; at least one; 1 keeps all;
 //      and draw: with u uniform in [0, 1), the first token, in the order of ids, at which the cumulative mass of what
 //      is kept exceeds u · total.
-//   5. the state row counts the token.
-// u is Philox4x32-10 (Salmon et al., SC 2011) keyed by the seed, at counter (token index, choice index, draw 0, 0): it
-// depends on nothing else in the batch.
+//      Tokens are more, less or equally probable as their logits before the division are. A logit of −∞ is never kept.
+//   5. the state row counts the token. Rows of the call see the state as it was before the call; two rows must not share
+//      a state row.
+// u is Philox4x32-10 (philox.h) keyed by the seed, at counter (token index, choice index, draw 0, 0): it depends on
+// nothing else in the batch.
 //
-// Cumulative sums: of each chunk of 1024 ids apart, in the order of ids, then of the chunks, in the same order.
-// Errors, reported by the stream with the row: NaN in the logits; no token left.
+// Sums run within chunks of 1024 ids, then over the chunks in the order of ids: a row's outputs depend neither on the
+// rows beside it nor on the number of threads.
+// Tolerance: log-probabilities to 1e-5 + 2⁻²³ relative. The mass of a token that counts is off by 1e-5 relative at most,
+// so that another token than reference's comes out only where u or top_p is that close to an edge.
+// Errors, reported by the stream with the row, which leave the state as it was: NaN or +∞ in the logits (before or after
+// steps 2 and 3); no token left; a parameter, bias id or state row out of range.
 //
-// load_history: makes state row `row` that of a sequence: its prompt and its output so far.
+// load_history: makes state row `row` that of a sequence: its prompt and its output so far. Errors: a token beyond V.
 #pragma once
 
 #include "core/op.h"

@@ -1,7 +1,9 @@
 // logprobs[t] = log_softmax(logits[t])[targets[t]], with its rank and the most probable alternatives.
 //
-// For log-probabilities of a prompt. A target of −1 has log-probability 0 and rank 0.
-// Errors, reported by the stream with the row: a target beyond V; NaN in the logits.
+// For log-probabilities of a prompt. A row of target −1 is not read: its log-probability and rank are 0, its alternatives
+// −1 with log-probability 0.
+// Of equal logits the lower id is the more probable. Tolerance: 1e-5 + 2⁻²³ relative; ranks and ids are exact.
+// Errors, reported by the stream with the row: a target beyond V; NaN or +∞ in the logits; no logit above −∞.
 #pragma once
 
 #include "core/op.h"
