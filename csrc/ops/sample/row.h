@@ -36,7 +36,7 @@ static inline void check_row(const SampleArgs& args, const SampleRow& row) {
   constexpr float infinity = __builtin_inff();
   const int64_t b = row.index, states = args.counts.present() ? args.counts.shape[0] : 0;
   require_parameter(row.temperature >= 0 && row.temperature < infinity, b, "temperature", row.temperature, "0 or more");
-  require_parameter(row.top_p > 0 && row.top_p <= 1, b, "top_p", row.top_p, "above 0 and at most 1");
+  require_parameter(row.top_p >= 0 && row.top_p <= 1, b, "top_p", row.top_p, "between 0 and 1");
   require_parameter(row.min_p >= 0 && row.min_p <= 1, b, "min_p", row.min_p, "between 0 and 1");
   require_parameter(row.repetition > 0 && row.repetition < infinity, b, "repetition_penalty", row.repetition, "above 0");
   require_parameter(row.presence - row.presence == 0, b, "presence_penalty", row.presence, "finite");
