@@ -13,6 +13,7 @@
 
 #include "core/guard.h"
 #include "core/host_memory.h"
+#include "cpu/kv_cache.h"
 #include "cpu/limits.h"
 
 namespace qwen2::cpu {
@@ -81,10 +82,9 @@ uint64_t packed_bytes(void*, int32_t, int64_t rows, int64_t columns) {
   return round_up(rows, 64) * round_up(columns, 2) * sizeof(bf16);
 }
 
-// Keys and values, in the orders of cpu/kv_cache.h.
 uint64_t kv_block_bytes(void*, int32_t, int32_t kv_heads, int32_t head_dim, int32_t block_size) {
-  return uint64_t{2} * sizeof(bf16) * static_cast<uint64_t>(kv_heads) * static_cast<uint64_t>(head_dim) *
-         static_cast<uint64_t>(block_size);
+  const KvBlock block{kv_heads, head_dim, block_size};
+  return static_cast<uint64_t>(block.elements()) * sizeof(bf16);
 }
 
 int32_t create_context(void* device, void** context, char* error, uint32_t error_size) {

@@ -4,24 +4,30 @@
 namespace qwen2::cpu::QWEN2_SIMD {
 namespace {
 
-template <typename T>
-void widen(const T* source, float* out, int64_t size) {
-  for (int64_t i = 0; i < size; ++i) out[i] = to_float(source[i]);
+inline void assign(float& out, float value) { out = value; }
+inline void assign(bf16& out, float value) { out = to_bf16(value); }
+
+template <typename From, typename To>
+void convert_all(Context& context, const ConvertArgs& args) {
+  const From* source = args.source.as<From>();
+  To* out = args.out.as<To>();
+  parallel(context, args.source.elements(), 1 << 16, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) assign(out[i], to_float(source[i]));
+  });
+}
+
+template <typename From>
+void convert_from(Context& context, const ConvertArgs& args) {
+  if (args.out.dtype == DType::bf16) return convert_all<From, bf16>(context, args);
+  convert_all<From, float>(context, args);
 }
 
 }  // namespace
 
-// Norm weights and biases: a few thousand elements, once at load.
-void convert(Context&, const ConvertArgs& args) {
-  const int64_t size = args.source.shape[0];
-  float* out = args.out.as<float>();
-  if (args.source.dtype == DType::bf16) {
-    widen(args.source.as<bf16>(), out, size);
-  } else if (args.source.dtype == DType::f16) {
-    widen(args.source.as<f16>(), out, size);
-  } else {
-    widen(args.source.as<float>(), out, size);
-  }
+void convert(Context& context, const ConvertArgs& args) {
+  if (args.source.dtype == DType::bf16) return convert_from<bf16>(context, args);
+  if (args.source.dtype == DType::f16) return convert_from<f16>(context, args);
+  convert_from<float>(context, args);
 }
 
 }  // namespace qwen2::cpu::QWEN2_SIMD

@@ -4,8 +4,11 @@
 namespace qwen2::reference {
 
 void convert(const ConvertArgs& args) {
-  float* out = args.out.as<float>();
-  for (int64_t i = 0; i < args.source.shape[0]; ++i) out[i] = element(args.source, args.source.data, i);
+  for_activation(args.out.dtype, [&](auto type) {
+    using T = decltype(type);
+    for (int64_t i = 0; i < args.source.elements(); ++i)
+      args.out.as<T>()[i] = from_float<T>(element(args.source, args.source.data, i));
+  });
 }
 
 }  // namespace qwen2::reference

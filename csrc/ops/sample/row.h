@@ -77,13 +77,20 @@ static inline SampleRow sample_row(const SampleArgs& args, int64_t b) {
   return row;
 }
 
-// The token of bias i.
-static inline int32_t bias_id(const SampleArgs& args, int64_t i, int64_t row) {
-  const int32_t id = *args.bias_ids.row<int32_t>(i);
-  if (id < 0 || id >= args.logits.shape[1])
+struct Bias {
+  int32_t id;
+  float value;
+};
+
+static inline Bias bias_at(const SampleArgs& args, int64_t i, int64_t row) {
+  const Bias bias = {*args.bias_ids.row<int32_t>(i), *args.bias_values.row<float>(i)};
+  if (bias.id < 0 || bias.id >= args.logits.shape[1])
     fail("invalid_argument", "row %lld: a bias is for token %d, beyond the %lld tokens of the vocabulary",
-         static_cast<long long>(row), id, static_cast<long long>(args.logits.shape[1]));
-  return id;
+         static_cast<long long>(row), bias.id, static_cast<long long>(args.logits.shape[1]));
+  if (!(bias.value < __builtin_inff()))
+    fail("invalid_argument", "row %lld: the bias of token %d is %g; it must be a number below +inf",
+         static_cast<long long>(row), bias.id, static_cast<double>(bias.value));
+  return bias;
 }
 
 // Step 5.

@@ -37,8 +37,10 @@ int64_t slot_floats(int64_t vocabulary) {
 void add_biases(const SampleArgs& args, const SampleRow& row, float* adjusted) {
   const int64_t vocabulary = args.logits.shape[1];
   __builtin_memcpy(adjusted, args.logits.row<float>(row.index), static_cast<size_t>(vocabulary) * sizeof(float));
-  for (int64_t i = row.bias_begin; i < row.bias_end; ++i)
-    adjusted[bias_id(args, i, row.index)] += *args.bias_values.row<float>(i);
+  for (int64_t i = row.bias_begin; i < row.bias_end; ++i) {
+    const Bias bias = bias_at(args, i, row.index);
+    adjusted[bias.id] += bias.value;
+  }
 }
 
 Job start(const SampleArgs& args, int64_t b, float* slot) {
@@ -197,7 +199,7 @@ int32_t choose(const Job& job, Candidates& list) {
   const float max = largest(job.adjusted);
   if (max == -infinity) fail_no_token(row.index);
   if (max == infinity)
-    fail("invalid_argument", "row %lld: penalties made a logit infinite", static_cast<long long>(row.index));
+    fail("invalid_argument", "row %lld: biases or penalties made a logit infinite", static_cast<long long>(row.index));
   if (!draws(row)) return first_with(job.adjusted, max);
   const double total = job.sums ? total_mass(job.adjusted, max, job.slope) : 0;
   if (row.top_p < 1 || narrows(row)) return draw_from_candidates(job, list, max, total);

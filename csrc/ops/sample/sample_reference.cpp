@@ -45,7 +45,7 @@ std::vector<float> adjusted_logits(const SampleArgs& args, const SampleRow& row)
   std::vector<float> adjusted(logits, logits + vocabulary);
   for (int64_t v = 0; v < vocabulary; ++v)
     if (args.allowed.present() && !bit(args.allowed.row<int32_t>(b), v)) adjusted[v] = -INFINITY;
-  for (int64_t i = row.bias_begin; i < row.bias_end; ++i) adjusted[bias_id(args, i, b)] += *args.bias_values.row<float>(i);
+  for (int64_t i = row.bias_begin; i < row.bias_end; ++i) adjusted[bias_at(args, i, b).id] += bias_at(args, i, b).value;
   if (row.state >= 0) {
     const int32_t* prompt = args.prompt_masks.row<int32_t>(row.state);
     const int32_t* counts = args.counts.row<int32_t>(row.state);

@@ -1,0 +1,49 @@
+#include "ops/rope_and_cache/rope_and_cache.h"
+#include "reference/kernel.h"
+#include "reference/kv_cache.h"
+
+namespace qwen2::reference {
+namespace {
+
+// out = x rotated; out may be x.
+template <typename T>
+void rotate(const T* x, const float* table, T* out, int64_t D) {
+  const float* cos = table;
+  const float* sin = table + D / 2;
+  for (int64_t j = 0; j < D / 2; ++j) {
+    const float a = to_float(x[j]), b = to_float(x[j + D / 2]);
+    out[j] = from_float<T>(a * cos[j] - b * sin[j]);
+    out[j + D / 2] = from_float<T>(b * cos[j] + a * sin[j]);
+  }
+}
+
+}  // namespace
+
+void rope_and_cache(const RopeAndCacheArgs& args) {
+  const int64_t tokens = args.qkv.shape[0], D = args.head_dim, Hq = args.num_heads, Hkv = args.num_kv_heads;
+  const int64_t slots = args.cache.shape[0] * args.block_size;
+  const KvBlock block{Hkv, D, args.block_size};
+  for_activation(args.qkv.dtype, [&](auto type) {
+    using T = decltype(type);
+    for (int64_t t = 0; t < tokens; ++t) {
+      T* q = args.qkv.row<T>(t);   // [Hq, D]
+      const T* k = q + Hq * D;     // [Hkv, D]
+      const T* v = k + Hkv * D;    // [Hkv, D]
+      const float* table = args.rope_table.row<float>(t);
+      for (int64_t h = 0; h < Hq; ++h) rotate(q + h * D, table, q + h * D, D);
+      const int32_t slot = args.slots.as<int32_t>()[t];
+      if (slot < -1 || slot >= slots)
+        fail("invalid_argument", "slots[%lld] = %d is outside the cache of %lld slots", static_cast<long long>(t), slot,
+             static_cast<long long>(slots));
+      if (slot == -1) continue;
+      const int64_t place = slot % args.block_size;
+      T* cache = reinterpret_cast<T*>(args.cache.row<uint8_t>(slot / args.block_size));
+      for (int64_t h = 0; h < Hkv; ++h) {
+        rotate(k + h * D, table, cache + block.key(h, place), D);
+        for (int64_t j = 0; j < D; ++j) cache[block.value(h, place) + j] = v[h * D + j];
+      }
+    }
+  });
+}
+
+}  // namespace qwen2::reference

@@ -1,0 +1,74 @@
+import type { Stream } from '../native/stream.js';
+import type { Tensor } from '../native/tensor.js';
+import type { Linear } from './linear.js';
+
+/** Shape of an attention layer. */
+export interface AttentionShape {
+  numHeads: number;
+  numKvHeads: number;
+  headDim: number;
+  /** Tokens a block of the KV cache holds. */
+  blockSize: number;
+  /** Keys a query sees, itself included; 0: all before it. */
+  window: number;
+}
+
+/** Where the tokens of a step stand: what every attention layer reads. i32 tensors on the device. */
+export interface Placement {
+  /** f32[T, D]: cosines and sines of the tokens' positions. */
+  ropeTable: Tensor;
+  /** [T]: where the cache keeps each token. */
+  slots: Tensor;
+  /** [B, maxBlocks] */
+  blockTables: Tensor;
+  /** [B + 1] */
+  queryStarts: Tensor;
+  /** [B] */
+  contextLengths: Tensor;
+}
+
+/** Grouped-query attention with rotary positions over a paged KV cache. */
+export class Attention {
+  readonly qkv: Linear;
+  readonly output: Linear;
+  /** u8[blocks, bytes of a block]: this layer's part of the KV cache. */
+  readonly cache: Tensor;
+  readonly #shape: AttentionShape;
+
+  constructor(qkv: Linear, output: Linear, cache: Tensor, shape: AttentionShape) {
+    this.qkv = qkv;
+    this.output = output;
+    this.cache = cache;
+    this.#shape = shape;
+  }
+
+  /** x[T, H] → out[T, H] by way of qkv[T, (Hq + 2·Hkv)·D] and heads[T, Hq·D]; out may be x. */
+  forward(stream: Stream, x: Tensor, placement: Placement, qkv: Tensor, heads: Tensor, out: Tensor): void {
+    const { numHeads, numKvHeads, headDim, blockSize, window } = this.#shape;
+    this.qkv.forward(stream, x, qkv);
+    stream.run('rope_and_cache', {
+      qkv,
+      rope_table: placement.ropeTable,
+      slots: placement.slots,
+      cache: this.cache,
+      num_heads: numHeads,
+      num_kv_heads: numKvHeads,
+      head_dim: headDim,
+      block_size: blockSize,
+    });
+    stream.run('attention', {
+      q: qkv.narrow(1, 0, numHeads * headDim),
+      cache: this.cache,
+      block_tables: placement.blockTables,
+      query_starts: placement.queryStarts,
+      context_lengths: placement.contextLengths,
+      out: heads,
+      num_kv_heads: numKvHeads,
+      head_dim: headDim,
+      block_size: blockSize,
+      window,
+      scale: headDim ** -0.5,
+    });
+    this.output.forward(stream, heads, out);
+  }
+}
