@@ -1,10 +1,10 @@
 // Builds the addon with CMake into build/Release, where node-gyp-build finds it. Called by npm scripts, by binding.gyp
 // and, in the place of node-gyp, by prebuildify.
 //
-// Environment: QWEN2_SANITIZE=1 builds with sanitizers into build/sanitized instead.
+// Environment: QWEN2_SANITIZE=1 builds with sanitizers into build/sanitized/Release instead.
 
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -13,8 +13,7 @@ import { fileURLToPath } from 'node:url';
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const require = createRequire(import.meta.url);
 const sanitize = process.env.QWEN2_SANITIZE === '1';
-const work = join(root, 'build', sanitize ? 'cmake-sanitized' : 'cmake');
-const out = join(root, 'build', sanitize ? 'sanitized' : 'Release');
+const work = join(root, sanitize ? 'build/sanitized' : 'build');
 
 // node-gyp's verbs: prebuildify first asks for `install` of headers, which Node-API's own headers make needless.
 if (process.argv.includes('install')) process.exit(0);
@@ -55,7 +54,8 @@ function buildWithCmakeJs(cmakeJs) {
 }
 
 function buildWithCmake() {
-  const flags = Object.entries(allDefines).map(([name, value]) => `-D${name}=${value}`);
+  const output = { CMAKE_LIBRARY_OUTPUT_DIRECTORY: join(work, 'Release') };
+  const flags = Object.entries({ ...allDefines, ...output }).map(([name, value]) => `-D${name}=${value}`);
   run('cmake', ['-S', root, '-B', work, '-Wno-dev', ...flags]);
   run('cmake', ['--build', work, '--parallel', jobs]);
 }
@@ -71,7 +71,3 @@ forgetStaleCache();
 const cmakeJs = resolve('cmake-js/bin/cmake-js');
 if (cmakeJs) buildWithCmakeJs(cmakeJs);
 else buildWithCmake();
-
-mkdirSync(out, { recursive: true });
-for (const file of readdirSync(work).filter((name) => /\.(node|so)$/.test(name)))
-  copyFileSync(join(work, file), join(out, file));
