@@ -1,0 +1,120 @@
+import type { Qwen2Config } from '../checkpoint/config.js';
+import { blockSize, KvCache } from '../model/kvCache.js';
+import { Qwen2 } from '../model/qwen2.js';
+import { StepInputs } from '../model/step.js';
+import type { Weights } from '../model/weights.js';
+import { Workspace } from '../model/workspace.js';
+import type { Device } from '../native/device.js';
+import { Qwen2Error } from '../native/errors.js';
+import type { Stream } from '../native/stream.js';
+import type { DType } from '../native/tensor.js';
+import { Sampler } from '../sampler/sampler.js';
+import { BlockAllocator } from './blockAllocator.js';
+import type { EnginePlan } from './memory.js';
+import { Runner, type StepOutcome } from './runner.js';
+import { Scheduler } from './scheduler.js';
+import { type FinishReason, Sequence, type SequenceListener, type SequenceRequest } from './sequence.js';
+
+interface EngineParts {
+  device: Device;
+  stream: Stream;
+  config: Qwen2Config;
+  weights: Weights;
+  plan: EnginePlan;
+  /** dtype of activations and of the KV cache. */
+  activation: DType;
+  /** Replay captured steps; default true. */
+  capture?: boolean | undefined;
+}
+
+/** Runs many sequences together, step by step, as long as there are any. Knows token ids only. */
+export class Engine {
+  readonly plan: EnginePlan;
+  readonly #stream: Stream;
+  readonly #scheduler: Scheduler;
+  readonly #runner: Runner;
+  readonly #memory: readonly { dispose(): Promise<void> }[];
+  #loop: Promise<void> | undefined;
+  #disposed: Promise<void> | undefined;
+
+  constructor({ device, stream, config, weights, plan, activation, capture = true }: EngineParts) {
+    this.plan = plan;
+    this.#stream = stream;
+    const { limits, cacheBlocks } = plan;
+    const cache = new KvCache(device, config, activation, cacheBlocks);
+    const workspace = new Workspace(device, config, limits, activation);
+    const inputs = new StepInputs(device, limits);
+    const model = new Qwen2(config, weights, cache, workspace, device, stream);
+    const sampler = new Sampler(device, stream, config.vocabularySize, limits.sequences);
+    this.#runner = new Runner(device, stream, model, inputs, sampler, { logitRows: limits.logitRows, capture });
+    this.#scheduler = new Scheduler(limits, new BlockAllocator(cacheBlocks, blockSize));
+    this.#memory = [this.#runner, sampler, model, inputs, workspace, cache];
+  }
+
+  /**
+   * Starts a sequence. Its listener hears of it as steps finish.
+   *
+   * @throws disposed
+   */
+  submit(request: SequenceRequest, listener: SequenceListener): Sequence {
+    if (this.#disposed) throw new Qwen2Error('disposed', 'The model was disposed');
+    const sequence = new Sequence(request, listener);
+    this.#scheduler.add(sequence);
+    // From the next microtask on, so that what is submitted together is computed together.
+    this.#loop ??= Promise.resolve().then(() => this.#run());
+    return sequence;
+  }
+
+  /** Ends a sequence with reason 'abort'; nothing happens if it has ended. */
+  abort(sequence: Sequence): void {
+    if (!sequence.ended) this.#end(sequence, 'abort');
+  }
+
+  /** Ends what still runs with reason 'abort', waits for the step in progress, and returns the engine's memory. */
+  dispose(): Promise<void> {
+    this.#disposed ??= this.#shutDown();
+    return this.#disposed;
+  }
+
+  async #shutDown(): Promise<void> {
+    for (const sequence of this.#scheduler.all()) this.#end(sequence, 'abort');
+    await this.#loop;
+    await this.#stream.synchronized();
+    for (const part of this.#memory) await part.dispose();
+  }
+
+  async #run(): Promise<void> {
+    for (let entries = this.#scheduler.next(); entries.length > 0; entries = this.#scheduler.next()) {
+      try {
+        for (const outcome of await this.#runner.run(entries)) this.#settle(outcome);
+      } catch (error) {
+        for (const { sequence } of entries) this.#fail(sequence, error);
+      }
+    }
+    this.#loop = undefined;
+  }
+
+  #settle({ sequence, token, logprobs }: StepOutcome): void {
+    if (sequence.ended) return;
+    if (token !== undefined) {
+      const reason = sequence.accept(token, logprobs);
+      if (reason !== undefined) this.#end(sequence, reason);
+    } else if (sequence.request.maxTokens === 0 && sequence.pending === 0) this.#end(sequence, 'length');
+  }
+
+  #end(sequence: Sequence, reason: FinishReason): void {
+    this.#forget(sequence);
+    sequence.listener.onEnd(reason);
+  }
+
+  #fail(sequence: Sequence, error: unknown): void {
+    if (sequence.ended) return;
+    this.#forget(sequence);
+    sequence.listener.onError(error);
+  }
+
+  #forget(sequence: Sequence): void {
+    this.#scheduler.remove(sequence);
+    this.#runner.forget(sequence);
+  }
+}

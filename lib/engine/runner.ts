@@ -1,0 +1,281 @@
+import { blockSize } from '../model/kvCache.js';
+import type { Qwen2 } from '../model/qwen2.js';
+import type { HostStep, Step, StepInputs } from '../model/step.js';
+import type { Device } from '../native/device.js';
+import type { Graph, Stream } from '../native/stream.js';
+import type { Tensor } from '../native/tensor.js';
+import { maxLogprobs, type Sampled, type Sampler } from '../sampler/sampler.js';
+import type { StepEntry } from './scheduler.js';
+import type { Logprobs, Sequence, TokenLogprob } from './sequence.js';
+
+/** What a step found out about one sequence. */
+export interface StepOutcome {
+  sequence: Sequence;
+  /** The next token, if all tokens before it are computed. */
+  token?: number;
+  logprobs?: Logprobs | undefined;
+}
+
+/** Carries out steps on the device: uploads them, runs the decoder, samples. */
+export class Runner {
+  readonly #stream: Stream;
+  readonly #model: Qwen2;
+  readonly #inputs: StepInputs;
+  readonly #sampler: Sampler;
+  /** i32[logitRows]: the rows of the step that get logits. */
+  readonly #rows: Tensor;
+  readonly #promptOutputs: PromptOutputs;
+  readonly #uploadedBlocks: { blocks: readonly number[]; count: number }[] = [];
+  /** Captured steps of one token a sequence, by the number of sequences. */
+  readonly #graphs = new Map<number, Graph>();
+  readonly #capture: boolean;
+
+  /** @param options.capture whether steps of one token a sequence are captured and replayed, or enqueued each time */
+  constructor(
+    device: Device,
+    stream: Stream,
+    model: Qwen2,
+    inputs: StepInputs,
+    sampler: Sampler,
+    { logitRows, capture }: { logitRows: number; capture: boolean },
+  ) {
+    this.#stream = stream;
+    this.#model = model;
+    this.#inputs = inputs;
+    this.#sampler = sampler;
+    this.#rows = device.tensor('i32', [logitRows]);
+    this.#promptOutputs = new PromptOutputs(device, logitRows);
+    this.#capture = capture;
+  }
+
+  /** Computes a step, delivers what listeners want of prompts, and returns the chosen tokens. */
+  async run(entries: readonly StepEntry[]): Promise<StepOutcome[]> {
+    const step = this.#upload(entries);
+    const isDecode = entries.every(({ count, sequence }) => count === 1 && !wantsPrompt(sequence));
+    const sampled = isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
+    // The earliest error of the stream names the operation; downloads behind it only repeat it.
+    const [results] = await Promise.all([sampled, this.#stream.synchronized()]).catch((error: unknown) => {
+      // Uploads behind the error were skipped.
+      this.#uploadedBlocks.length = 0;
+      throw error;
+    });
+    return entries.map(({ sequence, count }) => {
+      sequence.computed += count;
+      const row = results.get(sequence);
+      return row === undefined ? { sequence } : { sequence, token: row.token, logprobs: reported(sequence, row) };
+    });
+  }
+
+  forget(sequence: Sequence): void {
+    this.#sampler.forget(sequence);
+  }
+
+  async dispose(): Promise<void> {
+    for (const graph of this.#graphs.values()) graph.dispose();
+    await Promise.all([this.#rows.storage.dispose(), this.#promptOutputs.dispose()]);
+  }
+
+  /** One token of every sequence: the whole decoder in one call, from the second time on. */
+  #decode(step: Step, entries: readonly StepEntry[]) {
+    const count = entries.length;
+    this.#uploadRows(Int32Array.from(entries, (_, row) => row));
+    const rows = this.#rows.narrow(0, 0, count);
+    const enqueue = () => {
+      this.#model.forward(this.#stream, step);
+      this.#model.logits(this.#stream, count, rows);
+    };
+    if (this.#capture) this.#stream.launch(this.#graph(count, enqueue));
+    else enqueue();
+    const sequences = entries.map(({ sequence }) => sequence);
+    return this.#sample(this.#model.logitsView(count), sequences);
+  }
+
+  #graph(count: number, enqueue: () => void): Graph {
+    const known = this.#graphs.get(count);
+    if (known !== undefined) return known;
+    const graph = this.#stream.capture(enqueue);
+    this.#graphs.set(count, graph);
+    return graph;
+  }
+
+  /** Chunks of prompts, and single tokens. */
+  async #mixed(step: Step, entries: readonly StepEntry[]) {
+    this.#model.forward(this.#stream, step);
+    const tokens = step.ids.shape[0]!;
+    const last: number[] = [];
+    const sequences: Sequence[] = [];
+    const prompts: Promise<void>[] = [];
+    let start = 0;
+    for (const { sequence, count } of entries) {
+      if (wantsPrompt(sequence)) prompts.push(this.#deliverPrompt(sequence, tokens, start, count));
+      start += count;
+      if (count < sequence.pending || sequence.request.maxTokens === 0) continue;
+      last.push(start - 1);
+      sequences.push(sequence);
+    }
+    if (sequences.length === 0) {
+      await Promise.all(prompts);
+      return new Map<Sequence, Sampled>();
+    }
+    this.#uploadRows(Int32Array.from(last));
+    const logits = this.#model.logits(this.#stream, tokens, this.#rows.narrow(0, 0, last.length));
+    const [sampled] = await Promise.all([this.#sample(logits, sequences), ...prompts]);
+    return sampled;
+  }
+
+  async #sample(logits: Tensor, sequences: readonly Sequence[]): Promise<Map<Sequence, Sampled>> {
+    const results = await this.#sampler.sample(
+      logits,
+      sequences.map((sequence) => ({
+        key: sequence,
+        parameters: sequence.request.parameters,
+        choice: sequence.request.choice,
+        tokens: sequence.tokens,
+        promptLength: sequence.promptLength,
+        banned: sequence.bannedTokens,
+      })),
+    );
+    return new Map(sequences.map((sequence, i) => [sequence, results[i]!]));
+  }
+
+  /**
+   * Logits and log-probabilities of prompt tokens, in chunks of rows: no buffer of all of them is ever needed. Everything
+   * is enqueued before the first wait, so that it comes before the step's other work on the same buffers.
+   */
+  async #deliverPrompt(sequence: Sequence, tokens: number, start: number, count: number): Promise<void> {
+    const { listener, promptLength, computed } = sequence;
+    const end = Math.min(computed + count, promptLength);
+    const deliveries: Promise<void>[] = [];
+    for (let first = Math.max(computed, sequence.delivered); first < end; first += this.#rows.shape[0]!) {
+      const size = Math.min(this.#rows.shape[0]!, end - first);
+      this.#uploadRows(Int32Array.from({ length: size }, (_, i) => start + first - computed + i));
+      const logits = this.#model.logits(this.#stream, tokens, this.#rows.narrow(0, 0, size));
+      if (listener.onPromptLogits !== undefined) deliveries.push(this.#deliverLogits(sequence, first, logits));
+      if (sequence.request.parameters.promptLogprobs !== undefined)
+        deliveries.push(this.#promptOutputs.deliver(this.#stream, sequence, first, logits));
+    }
+    sequence.delivered = Math.max(sequence.delivered, end);
+    await Promise.all(deliveries);
+  }
+
+  async #deliverLogits({ listener }: Sequence, first: number, logits: Tensor): Promise<void> {
+    listener.onPromptLogits!(first, await this.#stream.download(logits, new Float32Array(logits.size)));
+  }
+
+  #uploadRows(rows: Int32Array): void {
+    this.#stream.upload(this.#rows.narrow(0, 0, rows.length), rows);
+  }
+
+  #upload(entries: readonly StepEntry[]): Step {
+    for (const [row, { sequence }] of entries.entries()) this.#uploadBlocks(row, sequence.blocks);
+    return this.#inputs.upload(this.#stream, hostStep(entries));
+  }
+
+  /** Only what the device does not have yet: a table grows at its end, unless the row has another sequence now. */
+  #uploadBlocks(row: number, blocks: readonly number[]): void {
+    const known = this.#uploadedBlocks[row];
+    const first = known?.blocks === blocks ? known.count : 0;
+    if (first < blocks.length) this.#inputs.uploadBlocks(this.#stream, row, first, Int32Array.from(blocks.slice(first)));
+    this.#uploadedBlocks[row] = { blocks, count: blocks.length };
+  }
+}
+
+function wantsPrompt({ request, listener, delivered, promptLength }: Sequence): boolean {
+  if (delivered >= promptLength) return false;
+  return listener.onPromptLogits !== undefined || request.parameters.promptLogprobs !== undefined;
+}
+
+function hostStep(entries: readonly StepEntry[]): HostStep {
+  const total = entries.reduce((sum, { count }) => sum + count, 0);
+  const host = {
+    ids: new Int32Array(total),
+    positions: new Int32Array(total),
+    slots: new Int32Array(total),
+    queryStarts: new Int32Array(entries.length + 1),
+    contextLengths: new Int32Array(entries.length),
+  };
+  let at = 0;
+  for (const [row, { sequence, count }] of entries.entries()) {
+    const { tokens, computed, blocks } = sequence;
+    for (let position = computed; position < computed + count; position++, at++) {
+      host.ids[at] = tokens[position]!;
+      host.positions[at] = position;
+      host.slots[at] = blocks[Math.floor(position / blockSize)]! * blockSize + (position % blockSize);
+    }
+    host.queryStarts[row + 1] = at;
+    host.contextLengths[row] = computed + count;
+  }
+  return host;
+}
+
+/** What the caller asked to hear of a chosen token. */
+function reported({ request }: Sequence, { token, logprob, rank, topIds, topLogprobs }: Sampled): Logprobs | undefined {
+  const { logprobs } = request.parameters;
+  return logprobs === undefined ? undefined : { token, logprob, rank, top: alternatives(topIds, topLogprobs, logprobs) };
+}
+
+function alternatives(ids: Int32Array, logprobs: Float32Array, count: number): TokenLogprob[] {
+  return Array.from({ length: Math.min(count, ids.length) }, (_, i) => ({
+    token: ids[i]!,
+    logprob: logprobs[i]!,
+    rank: i + 1,
+  }));
+}
+
+/** Log-probabilities of prompt tokens: row by row, of each the token that follows it. */
+class PromptOutputs {
+  readonly #targets: Tensor;
+  readonly #logprobs: Tensor;
+  readonly #ranks: Tensor;
+  readonly #topIds: Tensor;
+  readonly #topLogprobs: Tensor;
+
+  constructor(device: Device, rows: number) {
+    this.#targets = device.tensor('i32', [rows]);
+    this.#logprobs = device.tensor('f32', [rows]);
+    this.#ranks = device.tensor('i32', [rows]);
+    this.#topIds = device.tensor('i32', [rows * maxLogprobs]);
+    this.#topLogprobs = device.tensor('f32', [rows * maxLogprobs]);
+  }
+
+  /** logits f32[R, V] of the prompt's positions from `first` on. */
+  async deliver(stream: Stream, sequence: Sequence, first: number, logits: Tensor): Promise<void> {
+    const rows = logits.shape[0]!;
+    const count = Math.min(rows, sequence.promptLength - 1 - first);
+    if (count <= 0) return;
+    const width = sequence.request.parameters.promptLogprobs!;
+    const targets = Int32Array.from({ length: count }, (_, i) => sequence.tokens[first + i + 1]!);
+    const top = (tensor: Tensor) => (width > 0 ? tensor.narrow(0, 0, count * width).view(count, width) : undefined);
+    const args = {
+      logits: logits.narrow(0, 0, count),
+      targets: this.#targets.narrow(0, 0, count),
+      logprobs: this.#logprobs.narrow(0, 0, count),
+      ranks: this.#ranks.narrow(0, 0, count),
+      top_ids: top(this.#topIds),
+      top_logprobs: top(this.#topLogprobs),
+    };
+    stream.upload(args.targets, targets);
+    stream.run('token_logprobs', args);
+    const [logprobs, ranks, ids, idLogprobs] = await Promise.all([
+      stream.download(args.logprobs, new Float32Array(count)),
+      stream.download(args.ranks, new Int32Array(count)),
+      args.top_ids && stream.download(args.top_ids, new Int32Array(count * width)),
+      args.top_logprobs && stream.download(args.top_logprobs, new Float32Array(count * width)),
+    ]);
+    const report = Array.from(targets, (token, i) => ({
+      token,
+      logprob: logprobs[i]!,
+      rank: ranks[i]!,
+      top:
+        ids && idLogprobs
+          ? alternatives(ids.subarray(i * width), idLogprobs.subarray(i * width), width)
+          : [],
+    }));
+    sequence.listener.onPromptLogprobs?.(first + 1, report);
+  }
+
+  async dispose(): Promise<void> {
+    const tensors = [this.#targets, this.#logprobs, this.#ranks, this.#topIds, this.#topLogprobs];
+    await Promise.all(tensors.map((tensor) => tensor.storage.dispose()));
+  }
+}

@@ -1,0 +1,88 @@
+import type { ResolvedSamplingParameters } from '../sampler/parameters.js';
+
+/** Why a sequence ended. */
+export type FinishReason = 'stop' | 'length' | 'abort';
+
+/** A token with its log-probability. */
+export interface TokenLogprob {
+  token: number;
+  /** Natural logarithm of the probability that the model gave it, before sampling parameters. */
+  logprob: number;
+  /** 1: the most probable token. */
+  rank: number;
+}
+
+/** A chosen token, or one of the prompt, with as many of the most probable alternatives as were asked for. */
+export interface Logprobs extends TokenLogprob {
+  top: TokenLogprob[];
+}
+
+/** What is asked of the engine: token ids only. */
+export interface SequenceRequest {
+  prompt: readonly number[];
+  parameters: ResolvedSamplingParameters;
+  /** Tokens after which the sequence ends with reason 'stop'. */
+  stopTokens: ReadonlySet<number>;
+  /** Tokens to generate at most; 0: only the prompt is computed. */
+  maxTokens: number;
+  /** Which of the n continuations of a prompt this is; part of the key of its random numbers. */
+  choice: number;
+}
+
+/** Called on the JavaScript thread, as steps finish. */
+export interface SequenceListener {
+  /** The logits of the prompt's tokens: `rows` f32[R, V] for the positions from `first` on. Computed only if present. */
+  onPromptLogits?(first: number, rows: Float32Array): void;
+  /** The log-probabilities of the prompt's tokens from position `first` ≥ 1 on, if `promptLogprobs` is set. */
+  onPromptLogprobs?(first: number, logprobs: Logprobs[]): void;
+  /** A token was chosen. Returning true ends the sequence with reason 'stop'. */
+  onToken(token: number, logprobs: Logprobs | undefined): boolean;
+  onEnd(reason: FinishReason): void;
+  onError(error: unknown): void;
+}
+
+/** One continuation of one prompt, while the engine has it. */
+export class Sequence {
+  readonly request: SequenceRequest;
+  readonly listener: SequenceListener;
+  /** The prompt, then what was generated. */
+  readonly tokens: number[];
+  readonly promptLength: number;
+  /** How many tokens' keys and values are in the cache. */
+  computed = 0;
+  /** The cache blocks of the tokens, in order. */
+  blocks: number[] = [];
+  /** Prompt positions whose logits or log-probabilities were delivered: not again when the sequence is recomputed. */
+  delivered = 0;
+  ended = false;
+
+  constructor(request: SequenceRequest, listener: SequenceListener) {
+    this.request = request;
+    this.listener = listener;
+    this.tokens = [...request.prompt];
+    this.promptLength = request.prompt.length;
+  }
+
+  /** Tokens that are still to be computed before the next one can be chosen. */
+  get pending(): number {
+    return this.tokens.length - this.computed;
+  }
+
+  get outputLength(): number {
+    return this.tokens.length - this.promptLength;
+  }
+
+  /** The tokens that must not be chosen yet. */
+  get bannedTokens(): ReadonlySet<number> {
+    return this.outputLength < this.request.parameters.minTokens ? this.request.stopTokens : none;
+  }
+
+  /** Takes a chosen token, tells the listener, and says why the sequence is over, if it is. */
+  accept(token: number, logprobs: Logprobs | undefined): FinishReason | undefined {
+    this.tokens.push(token);
+    if (this.listener.onToken(token, logprobs) || this.request.stopTokens.has(token)) return 'stop';
+    return this.outputLength >= this.request.maxTokens ? 'length' : undefined;
+  }
+}
+
+const none: ReadonlySet<number> = new Set();

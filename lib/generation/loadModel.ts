@@ -1,0 +1,140 @@
+import { parseConfig, type Qwen2Config } from '../checkpoint/config.js';
+import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.js';
+import { type GenerationConfig, neutralGenerationConfig } from '../checkpoint/generationConfig.js';
+import type { LoadProgress } from '../checkpoint/loader.js';
+import { qwen2Shapes } from '../checkpoint/shapes.js';
+import { Engine } from '../engine/engine.js';
+import { type EngineOptions, planMemory } from '../engine/memory.js';
+import { loadWeights, randomWeights, type Weights, weightBytes } from '../model/weights.js';
+import { Device, type DeviceOptions } from '../native/device.js';
+import { Qwen2Error, throwIfAborted } from '../native/errors.js';
+import type { Stream } from '../native/stream.js';
+import { hasTokenizer, loadTokenizer, type Tokenizer } from '../tokenizer/tokenizer.js';
+import { Model } from './model.js';
+
+/** A model of any shape without a checkpoint, for benchmarks. */
+export interface RandomModel {
+  /** What config.json would hold, or the name of a known shape. */
+  config: object | keyof typeof qwen2Shapes;
+  weights: 'random';
+  seed?: number;
+}
+
+export interface LoadOptions extends EngineOptions, DeviceOptions {
+  /** 'auto' (a usable GPU, or else the CPU), 'cuda', 'cuda:1', 'cpu' or 'reference'. Default 'auto'. */
+  device?: string | undefined;
+  /** dtype of activations and KV cache: 'bf16', or 'f32' on the reference device. Default 'bf16'. */
+  dtype?: 'bf16' | 'f32' | undefined;
+  /** Replays recorded steps when tokens are generated one by one. Default true; false to measure what it is worth. */
+  capture?: boolean | undefined;
+  /** Called as tensors arrive on the device. */
+  onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /** Ends the loading with an error of code `aborted`, and returns the memory. */
+  signal?: AbortSignal | undefined;
+}
+
+const knownOptions = new Set([
+  'device',
+  'dtype',
+  'capture',
+  'onProgress',
+  'signal',
+  'threads',
+  'simd',
+  'contextLength',
+  'maxSequences',
+  'cacheTokens',
+  'stepTokens',
+]);
+
+/**
+ * Loads a Hugging Face folder of a Qwen2 (config.json, *.safetensors, and for text tokenizer.json and
+ * tokenizer_config.json) onto a device.
+ *
+ * @throws not_found, invalid_checkpoint or unsupported for the folder; device_unavailable; out_of_memory; aborted;
+ *   invalid_argument for an option that is unknown or out of range
+ */
+export async function loadModel(source: string | RandomModel, options: LoadOptions = {}): Promise<Model> {
+  const started = performance.now();
+  checkOptions(options);
+  throwIfAborted(options.signal, 'Loading');
+  const origin = await openOrigin(source, options.signal);
+  const device = Device.open(options.device ?? 'auto', options);
+  const stream = device.createStream();
+  let weights: Weights | undefined;
+  let tokenizer: Tokenizer | undefined;
+  try {
+    const { config } = origin;
+    const activation = options.dtype ?? 'bf16';
+    if (activation === 'f32' && device.name !== 'reference')
+      throw new Qwen2Error('unsupported', `dtype 'f32' works on the device 'reference' only, not on '${device.name}'`);
+    const freeBytes = device.describe().freeBytes - weightBytes(device, config);
+    const plan = planMemory(device, config, activation, freeBytes, options);
+    const loading = [origin.loadWeights(device, stream, options), origin.loadTokenizer()] as const;
+    const [loadedWeights, loadedTokenizer] = await Promise.allSettled(loading);
+    if (loadedWeights.status === 'fulfilled') weights = loadedWeights.value;
+    if (loadedTokenizer.status === 'fulfilled') tokenizer = loadedTokenizer.value;
+    // Either error ends the loading, and what the other one made is returned below.
+    [weights, tokenizer] = await Promise.all(loading);
+    const { capture } = options;
+    const engine = new Engine({ device, stream, config, weights, plan, activation, capture });
+    const loadSeconds = (performance.now() - started) / 1000;
+    const { generationConfig } = origin;
+    return new Model({ config, generationConfig, device, stream, weights, engine, tokenizer, loadSeconds });
+  } catch (error) {
+    await Promise.all([weights?.dispose(), tokenizer?.dispose()]);
+    stream.dispose();
+    device.dispose();
+    throw error;
+  }
+}
+
+/** Where a model comes from. */
+interface Origin {
+  config: Qwen2Config;
+  generationConfig: GenerationConfig;
+  loadWeights(device: Device, stream: Stream, options: LoadOptions): Promise<Weights>;
+  loadTokenizer(): Promise<Tokenizer | undefined>;
+}
+
+async function openOrigin(source: string | RandomModel, signal: AbortSignal | undefined): Promise<Origin> {
+  if (typeof source === 'string') return fromCheckpoint(await openCheckpoint(source, { signal }), signal);
+  if (typeof source === 'object' && source?.weights === 'random') return fromShape(source);
+  throw new Qwen2Error(
+    'invalid_argument',
+    `loadModel takes the path of a checkpoint's folder, or { config, weights: 'random' }; got ${JSON.stringify(source)}`,
+  );
+}
+
+function fromCheckpoint(checkpoint: Checkpoint, signal: AbortSignal | undefined): Origin {
+  return {
+    config: checkpoint.config,
+    generationConfig: checkpoint.generationConfig,
+    loadWeights: (device, stream, options) => loadWeights(checkpoint, device, stream, options),
+    async loadTokenizer() {
+      return (await hasTokenizer(checkpoint.folder)) ? loadTokenizer(checkpoint.folder, { signal }) : undefined;
+    },
+  };
+}
+
+function fromShape({ config: shape, seed }: RandomModel): Origin {
+  const raw = typeof shape === 'string' ? qwen2Shapes[shape] : shape;
+  if (raw === undefined)
+    throw new Qwen2Error(
+      'invalid_argument',
+      `There is no shape '${String(shape)}'; known are ${Object.keys(qwen2Shapes).join(', ')}`,
+    );
+  const config = parseConfig(raw, 'config');
+  return {
+    config,
+    generationConfig: { ...neutralGenerationConfig, eosTokenIds: [] },
+    loadWeights: (device, stream) => randomWeights(config, device, stream, seed),
+    loadTokenizer: async () => undefined,
+  };
+}
+
+function checkOptions(options: LoadOptions): void {
+  for (const name of Object.keys(options))
+    if (!knownOptions.has(name))
+      throw new Qwen2Error('invalid_argument', `There is no option '${name}'; known are ${[...knownOptions].join(', ')}`);
+}

@@ -1,0 +1,234 @@
+import type { Qwen2Config } from '../checkpoint/config.js';
+import type { GenerationConfig } from '../checkpoint/generationConfig.js';
+import type { Engine } from '../engine/engine.js';
+import type { Sequence } from '../engine/sequence.js';
+import type { Weights } from '../model/weights.js';
+import type { Device } from '../native/device.js';
+import { Qwen2Error, throwIfAborted } from '../native/errors.js';
+import type { Stream } from '../native/stream.js';
+import { resolveSamplingParameters, type SamplingParameters } from '../sampler/parameters.js';
+import { maxLogprobs } from '../sampler/sampler.js';
+import type { ChatMessage } from '../tokenizer/chatTemplate.js';
+import type { Tokenizer } from '../tokenizer/tokenizer.js';
+import { Generation } from './generation.js';
+
+/** Text, or token ids for a model without a tokenizer or for callers with their own. */
+export type Prompt = string | { tokens: readonly number[] };
+
+export interface GenerateOptions extends SamplingParameters {
+  /** Ends the generation when it fires. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface Score {
+  tokens: number[];
+  /** Natural logarithm of each token's probability after those before it; null for the first, which follows nothing. */
+  logprobs: (number | null)[];
+  /** Of all tokens but the first. */
+  sum: number;
+}
+
+/** What a Model is made of; all of it belongs to the model. */
+export interface ModelParts {
+  config: Qwen2Config;
+  generationConfig: GenerationConfig;
+  device: Device;
+  stream: Stream;
+  weights: Weights;
+  engine: Engine;
+  tokenizer: Tokenizer | undefined;
+  loadSeconds: number;
+}
+
+/** A Qwen2 on a device, made by `loadModel`. Its memory is returned by `dispose`. */
+export class Model {
+  readonly config: Qwen2Config;
+  /** Sampling parameters that the checkpoint recommends, used where a caller says nothing. */
+  readonly generationConfig: GenerationConfig;
+  /** Tokens of a prompt and its continuation together, at most. */
+  readonly contextLength: number;
+  readonly loadSeconds: number;
+  readonly #parts: ModelParts;
+  #disposed: Promise<void> | undefined;
+
+  constructor(parts: ModelParts) {
+    this.#parts = parts;
+    this.config = parts.config;
+    this.generationConfig = parts.generationConfig;
+    this.contextLength = parts.engine.plan.contextLength;
+    this.loadSeconds = parts.loadSeconds;
+  }
+
+  /** The device's name: 'cpu', 'cuda' … */
+  get device(): string {
+    return this.#parts.device.name;
+  }
+
+  /** Bytes on the device: weights, and KV cache and workspace. */
+  get memory(): { weightBytes: number; cacheBytes: number; workspaceBytes: number } {
+    const { cacheBytes, workspaceBytes } = this.#parts.engine.plan;
+    return { weightBytes: this.#parts.weights.byteLength, cacheBytes, workspaceBytes };
+  }
+
+  get hasTokenizer(): boolean {
+    return this.#parts.tokenizer !== undefined;
+  }
+
+  /** @throws unsupported if the checkpoint has no tokenizer files */
+  get tokenizer(): Tokenizer {
+    if (this.#parts.tokenizer !== undefined) return this.#parts.tokenizer;
+    throw new Qwen2Error(
+      'unsupported',
+      'This model has no tokenizer: its folder has no tokenizer.json. Pass token ids, { tokens: [...] }, or add the file',
+    );
+  }
+
+  /**
+   * Continues a prompt. Control tokens in a text are plain text; `tokenizer.encode(text, { parseSpecial: true })` makes
+   * ids of them.
+   *
+   * @throws invalid_argument at once for a parameter that is unknown or out of range; later errors reject the generation
+   */
+  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
+    return this.#generate((signal) => this.#encode(prompt, signal), options);
+  }
+
+  /** Answers a conversation, by the checkpoint's chat template. Message contents can't forge control tokens. */
+  chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
+    return this.#generate(async () => this.#checked(await this.tokenizer.encodeChat(messages)), options);
+  }
+
+  /** The logits after each token: Float32Array of [tokens, vocabulary], row-major. */
+  async logits(prompt: readonly number[] | Prompt, { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+    this.#requireAlive();
+    const tokens = Array.isArray(prompt) ? this.#checked(prompt) : await this.#encode(prompt as Prompt, signal);
+    const width = this.config.vocabularySize;
+    const logits = allocateLogits(tokens.length, width);
+    await this.#compute(tokens, signal, undefined, {
+      onPromptLogits: (first: number, rows: Float32Array) => logits.set(rows, first * width),
+    });
+    return logits;
+  }
+
+  /** How probable the model finds each token of a text. */
+  async score(prompt: Prompt, { signal }: { signal?: AbortSignal } = {}): Promise<Score> {
+    this.#requireAlive();
+    const tokens = await this.#encode(prompt, signal);
+    const logprobs = new Array<number | null>(tokens.length).fill(null);
+    await this.#compute(tokens, signal, 0, {
+      onPromptLogprobs: (first: number, entries: { logprob: number }[]) => {
+        for (const [i, { logprob }] of entries.entries()) logprobs[first + i] = logprob;
+      },
+    });
+    const sum = logprobs.reduce<number>((total, logprob) => total + (logprob ?? 0), 0);
+    return { tokens: [...tokens], logprobs, sum };
+  }
+
+  /** Ends running generations with finishReason 'abort', and resolves when all device memory has been returned. */
+  dispose(): Promise<void> {
+    this.#disposed ??= this.#free();
+    return this.#disposed;
+  }
+
+  /** For `await using`, in TypeScript and on Node 24. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  async #free(): Promise<void> {
+    const { engine, tokenizer, weights, stream, device } = this.#parts;
+    await engine.dispose();
+    await tokenizer?.dispose();
+    await weights.dispose();
+    stream.dispose();
+    device.dispose();
+  }
+
+  #generate(
+    prompt: (signal: AbortSignal | undefined) => Promise<readonly number[]>,
+    { signal, ...given }: GenerateOptions,
+  ): Generation {
+    this.#requireAlive();
+    const { generationConfig, engine, tokenizer } = this.#parts;
+    const limits = { vocabularySize: this.config.vocabularySize, maxLogprobs };
+    const parameters = resolveSamplingParameters(given, generationConfig, limits);
+    if (parameters.stop.length > 0 && tokenizer === undefined)
+      throw new Qwen2Error('invalid_argument', 'stop strings need a tokenizer, which this model lacks; use stopTokenIds');
+    const eosTokens = generationConfig.eosTokenIds.filter((id) => id < limits.vocabularySize);
+    return new Generation({ engine, tokenizer, parameters, eosTokens, signal, prompt: () => prompt(signal) });
+  }
+
+  async #encode(prompt: Prompt, signal: AbortSignal | undefined): Promise<readonly number[]> {
+    if (typeof prompt === 'string') return this.#checked(await this.tokenizer.encode(prompt, { signal }));
+    if (Array.isArray(prompt?.tokens)) return this.#checked(prompt.tokens);
+    throw new Qwen2Error('invalid_argument', `A prompt is a string or { tokens: number[] }; got ${typeof prompt}`);
+  }
+
+  #checked(tokens: readonly number[]): readonly number[] {
+    const { vocabularySize } = this.config;
+    if (tokens.length === 0)
+      throw new Qwen2Error('invalid_argument', 'The prompt has no tokens; it needs one at least');
+    const wrong = tokens.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabularySize);
+    if (wrong >= 0)
+      throw new Qwen2Error(
+        'invalid_argument',
+        `Token ${wrong} of the prompt is ${String(tokens[wrong])}; ids are whole numbers from 0 to ${vocabularySize - 1}`,
+      );
+    if (tokens.length >= this.contextLength)
+      throw new Qwen2Error(
+        'context_overflow',
+        `The prompt has ${tokens.length} tokens, and the context is ${this.contextLength} with the answer; shorten it` +
+          (this.contextLength < this.config.contextLength ? ', or load the model with a larger contextLength' : ''),
+      );
+    return tokens;
+  }
+
+  /** Computes a prompt and generates nothing. */
+  #compute(
+    prompt: readonly number[],
+    signal: AbortSignal | undefined,
+    promptLogprobs: number | undefined,
+    listener: object,
+  ): Promise<void> {
+    const { engine } = this.#parts;
+    const limits = { vocabularySize: this.config.vocabularySize, maxLogprobs };
+    const parameters = resolveSamplingParameters({ temperature: 0, seed: 0, promptLogprobs }, {}, limits);
+    const request = { prompt, parameters, stopTokens: new Set<number>(), maxTokens: 0, choice: 0 };
+    return new Promise((resolve, reject) => {
+      throwIfAborted(signal, 'The computation');
+      const onAbort = () => engine.abort(sequence);
+      const sequence: Sequence = engine.submit(request, {
+        ...listener,
+        onToken: () => true,
+        onEnd: (reason) => {
+          signal?.removeEventListener('abort', onAbort);
+          if (reason !== 'abort') resolve();
+          else reject(this.#disposed ? disposedError() : new Qwen2Error('aborted', 'The computation was aborted'));
+        },
+        onError: reject,
+      });
+      signal?.addEventListener('abort', onAbort, { once: true });
+    });
+  }
+
+  #requireAlive(): void {
+    if (this.#disposed !== undefined) throw disposedError();
+  }
+}
+
+function disposedError(): Qwen2Error {
+  return new Qwen2Error('disposed', 'The model was disposed; load it again');
+}
+
+function allocateLogits(tokens: number, vocabulary: number): Float32Array {
+  try {
+    return new Float32Array(tokens * vocabulary);
+  } catch (cause) {
+    throw new Qwen2Error(
+      'out_of_memory',
+      `The logits of ${tokens} tokens × ${vocabulary} words take ${tokens * vocabulary * 4} bytes, more than one array ` +
+        'can hold; ask for fewer tokens at a time, or for promptLogprobs',
+      { cause },
+    );
+  }
+}

@@ -1,0 +1,14 @@
+export type { Qwen2Config } from './checkpoint/config.js';
+export type { GenerationConfig } from './checkpoint/generationConfig.js';
+export type { LoadProgress } from './checkpoint/loader.js';
+export type { EngineOptions } from './engine/memory.js';
+export type { FinishReason, Logprobs, TokenLogprob } from './engine/sequence.js';
+export type { ChoiceResult, Piece } from './generation/choice.js';
+export type { Generation, GenerationResult, Usage } from './generation/generation.js';
+export { type LoadOptions, loadModel, type RandomModel } from './generation/loadModel.js';
+export type { GenerateOptions, Model, Prompt, Score } from './generation/model.js';
+export { type DeviceStatus, listDevices } from './native/device.js';
+export { Qwen2Error, type Qwen2ErrorCode } from './native/errors.js';
+export type { SamplingParameters } from './sampler/parameters.js';
+export type { ChatMessage } from './tokenizer/chatTemplate.js';
+export { loadTokenizer, type Tokenizer } from './tokenizer/tokenizer.js';

@@ -1,0 +1,235 @@
+import type { Device } from '../native/device.js';
+import type { Stream } from '../native/stream.js';
+import type { Tensor } from '../native/tensor.js';
+import type { ResolvedSamplingParameters } from './parameters.js';
+
+/** What the sampler needs to know of a sequence whose next token is chosen. */
+export interface SamplerInput {
+  /** Identifies the sequence from call to call. */
+  key: object;
+  parameters: ResolvedSamplingParameters;
+  choice: number;
+  /** Prompt and output so far. */
+  tokens: readonly number[];
+  promptLength: number;
+  /** Tokens that must not be chosen. */
+  banned: ReadonlySet<number>;
+}
+
+/** One row of the answer. Alternatives: most probable first, as many as any row of the call asked for. */
+export interface Sampled {
+  token: number;
+  logprob: number;
+  rank: number;
+  topIds: Int32Array;
+  topLogprobs: Float32Array;
+}
+
+/** Columns of `sample`'s parameter tensors (csrc/ops/sample/sample.h). */
+const parameterColumns = 6;
+const choiceColumns = 5;
+
+/**
+ * Chooses tokens on the device: turns sampling parameters into tensors, and keeps what penalties need to know of each
+ * sequence, its history, in device memory.
+ */
+export class Sampler {
+  readonly #device: Device;
+  readonly #stream: Stream;
+  readonly #vocabularySize: number;
+  readonly #rows: number;
+  readonly #inputs: { parameters: Tensor; choices: Tensor; rows: Tensor };
+  readonly #outputs: { tokens: Tensor; logprobs: Tensor; ranks: Tensor };
+  #top: { ids: Tensor; logprobs: Tensor } | undefined;
+  #biases: { starts: Tensor; ids: Tensor; values: Tensor } | undefined;
+  #history: { promptMasks: Tensor; counts: Tensor } | undefined;
+  readonly #historyRows = new Map<object, number>();
+  readonly #freeRows: number[];
+
+  /** @param rows sequences of one call at most */
+  constructor(device: Device, stream: Stream, vocabularySize: number, rows: number) {
+    this.#device = device;
+    this.#stream = stream;
+    this.#vocabularySize = vocabularySize;
+    this.#rows = rows;
+    this.#inputs = {
+      parameters: device.tensor('f32', [rows, parameterColumns]),
+      choices: device.tensor('i32', [rows, choiceColumns]),
+      rows: device.tensor('i32', [rows]),
+    };
+    this.#outputs = {
+      tokens: device.tensor('i32', [rows]),
+      logprobs: device.tensor('f32', [rows]),
+      ranks: device.tensor('i32', [rows]),
+    };
+    this.#freeRows = Array.from({ length: rows }, (_, row) => rows - 1 - row);
+  }
+
+  /** Enqueues the choice of one token for each row of logits f32[B, V]. */
+  async sample(logits: Tensor, inputs: readonly SamplerInput[]): Promise<Sampled[]> {
+    const count = inputs.length;
+    const first = (tensor: Tensor) => tensor.narrow(0, 0, count);
+    const top = this.#topTensors(count, inputs);
+    const outputs = {
+      tokens: first(this.#outputs.tokens),
+      logprobs: first(this.#outputs.logprobs),
+      ranks: first(this.#outputs.ranks),
+    };
+    this.#stream.run('sample', {
+      logits,
+      ...this.#uploadParameters(inputs),
+      ...this.#uploadBiases(inputs),
+      ...outputs,
+      top_ids: top?.ids,
+      top_logprobs: top?.logprobs,
+      prompt_masks: this.#history?.promptMasks,
+      counts: this.#history?.counts,
+    });
+    return this.#read(count, outputs, top);
+  }
+
+  /** Forgets a sequence; its history, if it had one, is built anew when it comes again. */
+  forget(key: object): void {
+    const row = this.#historyRows.get(key);
+    if (row === undefined) return;
+    this.#historyRows.delete(key);
+    this.#freeRows.push(row);
+  }
+
+  async dispose(): Promise<void> {
+    const groups = [this.#inputs, this.#outputs, this.#top ?? {}, this.#biases ?? {}, this.#history ?? {}];
+    const tensors = groups.flatMap((group) => Object.values(group) as Tensor[]);
+    await Promise.all(tensors.map((tensor) => tensor.storage.dispose()));
+  }
+
+  #uploadParameters(inputs: readonly SamplerInput[]) {
+    const parameters = new Float32Array(inputs.length * parameterColumns);
+    const choices = new Int32Array(inputs.length * choiceColumns);
+    const rows = new Int32Array(inputs.length);
+    for (const [i, input] of inputs.entries()) {
+      const { temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty, topK, seed } = input.parameters;
+      parameters.set([temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty], i * parameterColumns);
+      const outputLength = input.tokens.length - input.promptLength;
+      choices.set([topK, seed | 0, Math.floor(seed / 2 ** 32), input.choice, outputLength], i * choiceColumns);
+      rows[i] = this.#historyRow(input);
+    }
+    const tensors = {
+      parameters: this.#inputs.parameters.narrow(0, 0, inputs.length),
+      choices: this.#inputs.choices.narrow(0, 0, inputs.length),
+      rows: this.#inputs.rows.narrow(0, 0, inputs.length),
+    };
+    this.#stream.upload(tensors.parameters, parameters);
+    this.#stream.upload(tensors.choices, choices);
+    this.#stream.upload(tensors.rows, rows);
+    return tensors;
+  }
+
+  /** The state row of a sequence with penalties, loaded with its history when it is new; −1 for the others. */
+  #historyRow(input: SamplerInput): number {
+    const { repetitionPenalty, presencePenalty, frequencyPenalty } = input.parameters;
+    if (repetitionPenalty === 1 && presencePenalty === 0 && frequencyPenalty === 0) return -1;
+    const known = this.#historyRows.get(input.key);
+    if (known !== undefined) return known;
+    const row = this.#freeRows.pop()!;
+    this.#historyRows.set(input.key, row);
+    this.#loadHistory(input, row);
+    return row;
+  }
+
+  #loadHistory({ tokens, promptLength }: SamplerInput, row: number): void {
+    const words = Math.ceil(this.#vocabularySize / 32);
+    this.#history ??= {
+      promptMasks: this.#device.tensor('i32', [this.#rows, words]),
+      counts: this.#device.tensor('i32', [this.#rows, this.#vocabularySize]),
+    };
+    const history = this.#device.tensor('i32', [tokens.length]);
+    this.#stream.upload(history, Int32Array.from(tokens));
+    this.#stream.run('load_history', {
+      prompt: history.narrow(0, 0, promptLength),
+      output: history.narrow(0, promptLength, tokens.length - promptLength),
+      prompt_masks: this.#history.promptMasks,
+      counts: this.#history.counts,
+      row,
+    });
+    void history.storage.dispose();
+  }
+
+  #uploadBiases(inputs: readonly SamplerInput[]) {
+    const starts = new Int32Array(inputs.length + 1);
+    const ids: number[] = [];
+    const values: number[] = [];
+    for (const [i, { parameters, banned }] of inputs.entries()) {
+      for (const [id, bias] of parameters.logitBias) {
+        ids.push(id);
+        values.push(bias);
+      }
+      for (const id of banned) {
+        ids.push(id);
+        values.push(Number.NEGATIVE_INFINITY);
+      }
+      starts[i + 1] = ids.length;
+    }
+    if (ids.length === 0) return {};
+    const tensors = this.#biasTensors(ids.length);
+    const uploaded = {
+      bias_starts: tensors.starts.narrow(0, 0, starts.length),
+      bias_ids: tensors.ids.narrow(0, 0, ids.length),
+      bias_values: tensors.values.narrow(0, 0, ids.length),
+    };
+    this.#stream.upload(uploaded.bias_starts, starts);
+    this.#stream.upload(uploaded.bias_ids, Int32Array.from(ids));
+    this.#stream.upload(uploaded.bias_values, Float32Array.from(values));
+    return uploaded;
+  }
+
+  /** Room for so many biases; doubles when it has to grow. */
+  #biasTensors(count: number) {
+    const old = this.#biases;
+    if (old !== undefined && old.ids.shape[0]! >= count) return old;
+    const capacity = 2 ** Math.ceil(Math.log2(Math.max(count, 64)));
+    this.#biases = {
+      starts: this.#device.tensor('i32', [this.#rows + 1]),
+      ids: this.#device.tensor('i32', [capacity]),
+      values: this.#device.tensor('f32', [capacity]),
+    };
+    for (const tensor of Object.values(old ?? {})) void tensor.storage.dispose();
+    return this.#biases;
+  }
+
+  /** Where alternatives go: [count, L] for the largest number L that a row asks for, or nothing. */
+  #topTensors(count: number, inputs: readonly SamplerInput[]) {
+    const width = Math.max(...inputs.map(({ parameters }) => parameters.logprobs ?? 0));
+    if (width === 0) return undefined;
+    const size = this.#rows * maxLogprobs;
+    this.#top ??= { ids: this.#device.tensor('i32', [size]), logprobs: this.#device.tensor('f32', [size]) };
+    return {
+      ids: this.#top.ids.narrow(0, 0, count * width).view(count, width),
+      logprobs: this.#top.logprobs.narrow(0, 0, count * width).view(count, width),
+    };
+  }
+
+  async #read(
+    count: number,
+    outputs: { tokens: Tensor; logprobs: Tensor; ranks: Tensor },
+    top: { ids: Tensor; logprobs: Tensor } | undefined,
+  ): Promise<Sampled[]> {
+    const width = top?.ids.shape[1] ?? 0;
+    const [tokens, logprobs, ranks, topIds, topLogprobs] = await Promise.all([
+      this.#stream.download(outputs.tokens, new Int32Array(count)),
+      this.#stream.download(outputs.logprobs, new Float32Array(count)),
+      this.#stream.download(outputs.ranks, new Int32Array(count)),
+      top && this.#stream.download(top.ids, new Int32Array(count * width)),
+      top && this.#stream.download(top.logprobs, new Float32Array(count * width)),
+    ]);
+    return Array.from({ length: count }, (_, i) => ({
+      token: tokens[i]!,
+      logprob: logprobs[i]!,
+      rank: ranks[i]!,
+      topIds: topIds?.subarray(i * width, (i + 1) * width) ?? new Int32Array(0),
+      topLogprobs: topLogprobs?.subarray(i * width, (i + 1) * width) ?? new Float32Array(0),
+    }));
+  }
+}
+
+/** Alternatives that `logprobs` and `promptLogprobs` may ask for. */
+export const maxLogprobs = 20;
