@@ -72,10 +72,10 @@ export async function loadModel(source: string | RandomModel, options: LoadOptio
     const plan = planMemory(device, config, activation, freeBytes, options);
     const loading = [origin.loadWeights(device, stream, options), origin.loadTokenizer()] as const;
     const [loadedWeights, loadedTokenizer] = await Promise.allSettled(loading);
-    if (loadedWeights.status === 'fulfilled') weights = loadedWeights.value;
     if (loadedTokenizer.status === 'fulfilled') tokenizer = loadedTokenizer.value;
-    // Either error ends the loading, and what the other one made is returned below.
-    [weights, tokenizer] = await Promise.all(loading);
+    if (loadedWeights.status === 'rejected') throw loadedWeights.reason;
+    weights = loadedWeights.value;
+    if (loadedTokenizer.status === 'rejected') throw loadedTokenizer.reason;
     const { capture } = options;
     const engine = new Engine({ device, stream, config, weights, plan, activation, capture });
     const loadSeconds = (performance.now() - started) / 1000;

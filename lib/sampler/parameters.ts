@@ -12,7 +12,8 @@ export interface SamplingParameters {
   minTokens?: number | undefined;
   /**
    * Divides the logits: from 0 to 100; lower is less random. 0 is greedy: the most probable token, whatever topP, topK,
-   * minP and seed are. Small temperatures are used as they are, without a lower clamp. Default: checkpoint, 1.
+   * minP and seed are. Small temperatures are used as they are, without a lower clamp. Default: the checkpoint's, which is 0
+   * unless its `do_sample` is true.
    */
   temperature?: number | undefined;
   /** Keeps the smallest set of most probable tokens whose mass reaches this: above 0, at most 1 (all). Default: checkpoint, 1. */
