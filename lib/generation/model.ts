@@ -95,7 +95,7 @@ export class Model {
 
   /** Answers a conversation, by the checkpoint's chat template. Message contents can't forge control tokens. */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
-    return this.#generate(async () => this.#checked(await this.tokenizer.encodeChat(messages)), options);
+    return this.#generate(async (signal) => this.#checked(await this.tokenizer.encodeChat(messages, { signal })), options);
   }
 
   /** The logits after each token: Float32Array of [tokens, vocabulary], row-major. */

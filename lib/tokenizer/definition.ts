@@ -1,7 +1,7 @@
-import { SplitPreTokenizer } from '@huggingface/tokenizers';
 import { Qwen2Error } from '../native/errors.js';
 import { byteAlphabet, writeSpelledBytes } from './byteLevel.js';
 import { MergeTable } from './mergeTable.js';
+import { translatePattern } from './pieces.js';
 import type { AddedToken, VocabularyData } from './vocabulary.js';
 
 /** All that turning text into tokens and back takes, as tokenizer.json and tokenizer_config.json describe it. */
@@ -135,17 +135,9 @@ function readPieces(path: string, preTokenizer: unknown): RegExp {
   requireKind(path, "Split's behavior", split.behavior, 'Isolated');
   const source = asObject(split.pattern, `${path}: Split's pattern`).Regex;
   if (typeof source !== 'string' || split.invert) throw unsupported(path, 'Split has no regular expression, or inverts it');
-  return compile(path, source);
-}
-
-function compile(path: string, source: string): RegExp {
-  try {
-    const { pattern } = new SplitPreTokenizer({ type: 'Split', pattern: { Regex: source }, behavior: 'Isolated', invert: false });
-    if (pattern !== null) return pattern;
-  } catch (cause) {
-    throw new Qwen2Error('unsupported', `${path}: can't translate Split's regular expression ${source}`, { cause });
-  }
-  throw unsupported(path, `can't translate Split's regular expression ${source}`);
+  const pattern = translatePattern(source);
+  if (pattern === undefined) throw unsupported(path, `Split's regular expression is ${source}`);
+  return pattern;
 }
 
 /** The bytes of every id: the vocabulary's entries spell theirs in the byte alphabet, added tokens are plain text. */
