@@ -70,7 +70,10 @@ export function parseConfig(json: unknown, where: string): Qwen2Config {
 
 function requireSupported(fields: JsonFields, where: string): void {
   const refuse = (what: string) => {
-    throw new Qwen2Error('unsupported', `${where}: ${what}; qwen2-node runs dense Qwen2, Qwen1.5 and Qwen2.5 in bf16, f16 or f32`);
+    throw new Qwen2Error(
+      'unsupported',
+      `${where}: ${what}; qwen2-node runs dense Qwen2, Qwen1.5 and Qwen2.5 in bf16, f16 or f32`,
+    );
   };
   const modelType = fields.text('model_type');
   if (modelType !== 'qwen2') refuse(`model_type is ${describe(modelType)}`);
@@ -90,7 +93,10 @@ function readShape(fields: JsonFields, where: string) {
     throw fields.wrong('num_attention_heads', `a divisor of hidden_size, ${hiddenSize}, as there is no head_dim`);
   const headDim = fields.integer('head_dim', { fallback: hiddenSize / numAttentionHeads, max: limits.headDim });
   if (headDim % 2 !== 0)
-    throw new Qwen2Error('invalid_checkpoint', `${where}: heads of ${headDim} can't be rotated; expected an even head_dim`);
+    throw new Qwen2Error(
+      'invalid_checkpoint',
+      `${where}: heads of ${headDim} can't be rotated; expected an even head_dim`,
+    );
   return {
     hiddenSize,
     intermediateSize: fields.integer('intermediate_size', { max: limits.width }),
@@ -103,7 +109,11 @@ function readShape(fields: JsonFields, where: string) {
 }
 
 /** `rope_theta` and `rope_scaling`, or both in `rope_parameters`, as transformers writes them from version 5 on. */
-function readRope(fields: JsonFields, where: string, maxPositionEmbeddings: number): { theta: number; yarn?: YarnScaling } {
+function readRope(
+  fields: JsonFields,
+  where: string,
+  maxPositionEmbeddings: number,
+): { theta: number; yarn?: YarnScaling } {
   const thetaRange = { min: 1 + 1e-6, max: 1e12 };
   const scaling = fields.object('rope_parameters') ?? fields.object('rope_scaling');
   const outer = fields.number('rope_theta', { fallback: 10000, ...thetaRange });

@@ -22,7 +22,10 @@ const indexFile = 'model.safetensors.index.json';
 const readers = 8;
 
 /** @throws not_found, invalid_checkpoint, unsupported, io_error, aborted */
-export async function openCheckpoint(folder: string, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Checkpoint> {
+export async function openCheckpoint(
+  folder: string,
+  { signal }: { signal?: AbortSignal | undefined } = {},
+): Promise<Checkpoint> {
   const files = await listFolder(folder);
   if (!files.has('config.json'))
     throw new Qwen2Error('not_found', `${folder} has no config.json; give the folder of a Hugging Face checkpoint`);
@@ -69,7 +72,10 @@ async function readShards(
   for (const shard of shards) {
     if (files.has(shard)) continue;
     const count = [...shardOf.values()].filter((name) => name === shard).length;
-    throw new Qwen2Error('not_found', `${folder} lacks ${shard}, which holds ${count} of its tensors; download it again`);
+    throw new Qwen2Error(
+      'not_found',
+      `${folder} lacks ${shard}, which holds ${count} of its tensors; download it again`,
+    );
   }
   const tensors = new Map<string, TensorEntry>();
   for (let i = 0; i < shards.length; i += readers) {
@@ -81,7 +87,10 @@ async function readShards(
   }
   const missing = [...shardOf].find(([name]) => !tensors.has(name));
   if (missing)
-    throw new Qwen2Error('invalid_checkpoint', `${indexPath} places ${missing[0]} in ${missing[1]}, which does not hold it`);
+    throw new Qwen2Error(
+      'invalid_checkpoint',
+      `${indexPath} places ${missing[0]} in ${missing[1]}, which does not hold it`,
+    );
   return tensors;
 }
 

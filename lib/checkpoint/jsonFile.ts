@@ -15,7 +15,10 @@ export async function readJson(path: string, optional = false): Promise<unknown>
   try {
     const { size } = await stat(path);
     if (size > maxBytes)
-      throw new Qwen2Error('invalid_checkpoint', `${path} has ${size} bytes; a configuration file has at most ${maxBytes}`);
+      throw new Qwen2Error(
+        'invalid_checkpoint',
+        `${path} has ${size} bytes; a configuration file has at most ${maxBytes}`,
+      );
     text = await readFile(path, 'utf8');
   } catch (cause) {
     if (cause instanceof Qwen2Error) throw cause;
@@ -63,7 +66,8 @@ export class JsonFields {
 
   number(name: string, { fallback, min = 0, max = Number.MAX_VALUE, integer = false }: NumberRange = {}): number {
     const value = this.value(name) ?? fallback;
-    if (typeof value === 'number' && value >= min && value <= max && (!integer || Number.isInteger(value))) return value;
+    if (typeof value === 'number' && value >= min && value <= max && (!integer || Number.isInteger(value)))
+      return value;
     const range = max === Number.MAX_VALUE ? `≥ ${min}` : `from ${min} to ${max}`;
     throw this.wrong(name, `${integer ? 'a whole number' : 'a number'} ${range}`);
   }

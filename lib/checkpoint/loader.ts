@@ -1,4 +1,4 @@
-import { open, type FileHandle } from 'node:fs/promises';
+import { type FileHandle, open } from 'node:fs/promises';
 import { nativeAddon } from '../native/addon.js';
 import type { Device } from '../native/device.js';
 import { Qwen2Error, throwIfAborted } from '../native/errors.js';
@@ -128,7 +128,9 @@ async function openFiles(targets: readonly WeightTarget[]): Promise<Map<string, 
     for (const { source } of targets) if (!files.has(source.path)) files.set(source.path, await open(source.path));
   } catch (cause) {
     await Promise.all([...files.values()].map((file) => file.close()));
-    throw new Qwen2Error('io_error', `A file of the checkpoint can't be opened: ${(cause as Error).message}`, { cause });
+    throw new Qwen2Error('io_error', `A file of the checkpoint can't be opened: ${(cause as Error).message}`, {
+      cause,
+    });
   }
   return files;
 }

@@ -59,7 +59,11 @@ export function yarnRope(headDim: number, theta: number, yarn: YarnScaling): Rop
 }
 
 /** The pairs between which the ramp rises: where a pair turns betaFast and betaSlow times in the original length. */
-function rampRange(headDim: number, theta: number, { originalLength, betaFast, betaSlow }: YarnScaling): [number, number] {
+function rampRange(
+  headDim: number,
+  theta: number,
+  { originalLength, betaFast, betaSlow }: YarnScaling,
+): [number, number] {
   const pairTurning = (turns: number) =>
     (headDim * Math.log(originalLength / (turns * 2 * Math.PI))) / (2 * Math.log(theta));
   const low = Math.max(Math.floor(pairTurning(betaFast)), 0);

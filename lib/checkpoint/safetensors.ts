@@ -68,10 +68,16 @@ export async function readSafetensorsHeader(path: string): Promise<Map<string, T
 
 async function readHeaderLength(file: FileHandle, path: string, size: number): Promise<number> {
   if (size < prefixBytes)
-    throw damaged(path, `it has ${size} bytes; a safetensors file begins with the ${prefixBytes} bytes of its header's length`);
+    throw damaged(
+      path,
+      `it has ${size} bytes; a safetensors file begins with the ${prefixBytes} bytes of its header's length`,
+    );
   const length = (await readExactly(file, 0, prefixBytes)).readBigUInt64LE();
   if (length > maxHeaderBytes || length < 2)
-    throw damaged(path, `its header's length is ${length}; expected 2 to ${maxHeaderBytes} bytes. Is it a safetensors file?`);
+    throw damaged(
+      path,
+      `its header's length is ${length}; expected 2 to ${maxHeaderBytes} bytes. Is it a safetensors file?`,
+    );
   const missing = prefixBytes + Number(length) - size;
   if (missing > 0) throw damaged(path, `it ends within its header: ${missing} bytes are missing`);
   return Number(length);
@@ -106,7 +112,9 @@ function parseObject(header: Buffer, path: string): object {
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(header));
   } catch (cause) {
-    throw new Qwen2Error('invalid_checkpoint', `${path}: its header is not JSON: ${(cause as Error).message}`, { cause });
+    throw new Qwen2Error('invalid_checkpoint', `${path}: its header is not JSON: ${(cause as Error).message}`, {
+      cause,
+    });
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw damaged(path, `its header is ${describe(value)}; expected an object`);
@@ -117,15 +125,15 @@ function parseEntry(name: string, value: unknown, path: string, dataStart: numbe
   const wrong = (what: string) => damaged(path, `tensor ${describe(name)} ${what}`);
   if (typeof value !== 'object' || value === null) throw wrong(`is ${describe(value)}; expected an object`);
   const { dtype, shape, data_offsets: offsets } = value as Record<string, unknown>;
-  if (typeof dtype !== 'string' || !Object.hasOwn(dtypes, dtype)) throw wrong(`has the unknown dtype ${describe(dtype)}`);
+  if (typeof dtype !== 'string' || !Object.hasOwn(dtypes, dtype))
+    throw wrong(`has the unknown dtype ${describe(dtype)}`);
   if (!isSizes(shape) || shape.length > 8) throw wrong(`has the shape ${describe(shape)}; expected whole numbers ≥ 0`);
   if (!isSizes(offsets) || offsets.length !== 2 || offsets[0]! > offsets[1]!)
     throw wrong(`has data_offsets ${describe(offsets)}; expected [begin, end]`);
   const [dtypeName, bytes] = dtypes[dtype as keyof typeof dtypes];
   const expected = shape.reduce((product, n) => product * n, bytes);
   const [begin, end] = offsets as [number, number];
-  if (end - begin !== expected)
-    throw wrong(`has ${end - begin} bytes; ${dtype} [${shape}] takes ${expected}`);
+  if (end - begin !== expected) throw wrong(`has ${end - begin} bytes; ${dtype} [${shape}] takes ${expected}`);
   return { name, dtype: dtypeName, shape, path, offset: dataStart + begin, byteLength: expected };
 }
 
@@ -139,7 +147,10 @@ function requireCovered(tensors: TensorEntry[], path: string, dataStart: number,
   let end = dataStart;
   for (const { name, offset, byteLength } of tensors) {
     if (offset !== end)
-      throw damaged(path, `tensor ${describe(name)} begins ${Math.abs(offset - end)} bytes ${offset < end ? 'before' : 'after'} the end of the one before it`);
+      throw damaged(
+        path,
+        `tensor ${describe(name)} begins ${Math.abs(offset - end)} bytes ${offset < end ? 'before' : 'after'} the end of the one before it`,
+      );
     end += byteLength;
   }
   if (end > size) throw damaged(path, `it is truncated: ${end - size} of ${end} bytes are missing; download it again`);

@@ -61,11 +61,20 @@ export function planMemory(
   const blocksOf = (length: number) => Math.ceil(length / blockSize);
   const blocks =
     options.cacheTokens === undefined
-      ? Math.min(Math.max(room, options.contextLength === undefined ? 0 : blocksOf(wanted)), sequences * blocksOf(wanted))
+      ? Math.min(
+          Math.max(room, options.contextLength === undefined ? 0 : blocksOf(wanted)),
+          sequences * blocksOf(wanted),
+        )
       : blocksOf(wholeNumber('cacheTokens', options.cacheTokens, 0, 2 ** 31));
   const contextLength = Math.min(wanted, blocks * blockSize);
   requireFit(device, { blocks, blockBytes, workspaceBytes, freeBytes, contextLength, asked: options.contextLength });
-  return { contextLength, cacheBlocks: blocks, limits: limitsFor(contextLength), cacheBytes: blocks * blockBytes, workspaceBytes };
+  return {
+    contextLength,
+    cacheBlocks: blocks,
+    limits: limitsFor(contextLength),
+    cacheBytes: blocks * blockBytes,
+    workspaceBytes,
+  };
 }
 
 function requireFit(

@@ -175,7 +175,8 @@ export class Runner {
   #uploadBlocks(row: number, blocks: readonly number[]): void {
     const known = this.#uploadedBlocks[row];
     const first = known?.blocks === blocks ? known.count : 0;
-    if (first < blocks.length) this.#inputs.uploadBlocks(this.#stream, row, first, Int32Array.from(blocks.slice(first)));
+    if (first < blocks.length)
+      this.#inputs.uploadBlocks(this.#stream, row, first, Int32Array.from(blocks.slice(first)));
     this.#uploadedBlocks[row] = { blocks, count: blocks.length };
   }
 }
@@ -211,7 +212,9 @@ function hostStep(entries: readonly StepEntry[]): HostStep {
 /** What the caller asked to hear of a chosen token. */
 function reported({ request }: Sequence, { token, logprob, rank, topIds, topLogprobs }: Sampled): Logprobs | undefined {
   const { logprobs } = request.parameters;
-  return logprobs === undefined ? undefined : { token, logprob, rank, top: alternatives(topIds, topLogprobs, logprobs) };
+  return logprobs === undefined
+    ? undefined
+    : { token, logprob, rank, top: alternatives(topIds, topLogprobs, logprobs) };
 }
 
 function alternatives(ids: Int32Array, logprobs: Float32Array, count: number): TokenLogprob[] {
@@ -266,10 +269,7 @@ class PromptOutputs {
       token,
       logprob: logprobs[i]!,
       rank: ranks[i]!,
-      top:
-        ids && idLogprobs
-          ? alternatives(ids.subarray(i * width), idLogprobs.subarray(i * width), width)
-          : [],
+      top: ids && idLogprobs ? alternatives(ids.subarray(i * width), idLogprobs.subarray(i * width), width) : [],
     }));
     sequence.listener.onPromptLogprobs?.(first + 1, report);
   }

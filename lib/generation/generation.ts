@@ -78,7 +78,8 @@ export class Generation implements AsyncIterable<Piece> {
 
   /** The pieces, each once: a generation can be iterated one time. */
   async *[Symbol.asyncIterator](): AsyncIterator<Piece> {
-    if (this.#iterated) throw new Qwen2Error('invalid_argument', 'A generation can be iterated only once; use result()');
+    if (this.#iterated)
+      throw new Qwen2Error('invalid_argument', 'A generation can be iterated only once; use result()');
     this.#iterated = true;
     try {
       for (;;) {
@@ -114,7 +115,13 @@ export class Generation implements AsyncIterable<Piece> {
       const room = engine.plan.contextLength - prompt.length;
       const maxTokens = Math.min(parameters.maxTokens ?? room, room);
       for (const choice of this.#choices) {
-        const request = { prompt, parameters: this.#parametersOf(choice), stopTokens, maxTokens, choice: choice.result.index };
+        const request = {
+          prompt,
+          parameters: this.#parametersOf(choice),
+          stopTokens,
+          maxTokens,
+          choice: choice.result.index,
+        };
         this.#sequences.push(engine.submit(request, this.#listener(choice)));
       }
     } catch (error) {
@@ -154,7 +161,11 @@ export class Generation implements AsyncIterable<Piece> {
     const choices = this.#choices.map(({ result }) => result);
     const { index: _, ...first } = choices[0]!;
     const completionTokens = choices.reduce((sum, { tokens }) => sum + tokens.length, 0);
-    const result: GenerationResult = { ...first, usage: { promptTokens: this.#promptTokens, completionTokens }, choices };
+    const result: GenerationResult = {
+      ...first,
+      usage: { promptTokens: this.#promptTokens, completionTokens },
+      choices,
+    };
     if (this.#job.parameters.promptLogprobs !== undefined)
       result.promptLogprobs = Array.from({ length: this.#promptTokens }, (_, i) => this.#promptLogprobs[i] ?? null);
     this.#close();

@@ -136,5 +136,8 @@ function fromShape({ config: shape, seed }: RandomModel): Origin {
 function checkOptions(options: LoadOptions): void {
   for (const name of Object.keys(options))
     if (!knownOptions.has(name))
-      throw new Qwen2Error('invalid_argument', `There is no option '${name}'; known are ${[...knownOptions].join(', ')}`);
+      throw new Qwen2Error(
+        'invalid_argument',
+        `There is no option '${name}'; known are ${[...knownOptions].join(', ')}`,
+      );
 }

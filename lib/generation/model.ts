@@ -2,7 +2,8 @@ import type { Qwen2Config } from '../checkpoint/config.js';
 import type { GenerationConfig } from '../checkpoint/generationConfig.js';
 import type { Engine } from '../engine/engine.js';
 import type { Sequence } from '../engine/sequence.js';
-import type { Weights } from '../model/weights.js';
+import { blockSize } from '../model/kvCache.js';
+import { decodeBytes, parameterCount, type Weights } from '../model/weights.js';
 import type { Device } from '../native/device.js';
 import { Qwen2Error, throwIfAborted } from '../native/errors.js';
 import type { Stream } from '../native/stream.js';
@@ -26,6 +27,21 @@ export interface Score {
   logprobs: (number | null)[];
   /** Of all tokens but the first. */
   sum: number;
+}
+
+/** A model's memory on its device, in bytes, and what that has room for. */
+export interface ModelMemory {
+  weightBytes: number;
+  cacheBytes: number;
+  workspaceBytes: number;
+  /** What generating one token reads of the weights. */
+  decodeWeightBytes: number;
+  /** What generating a token reads of the KV cache, for each token before it. */
+  cacheBytesPerToken: number;
+  /** Tokens of all sequences that the KV cache has room for. */
+  cacheTokens: number;
+  /** Sequences that are computed together at most. */
+  maxSequences: number;
 }
 
 /** What a Model is made of; all of it belongs to the model. */
@@ -64,10 +80,23 @@ export class Model {
     return this.#parts.device.name;
   }
 
-  /** Bytes on the device: weights, and KV cache and workspace. */
-  get memory(): { weightBytes: number; cacheBytes: number; workspaceBytes: number } {
-    const { cacheBytes, workspaceBytes } = this.#parts.engine.plan;
-    return { weightBytes: this.#parts.weights.byteLength, cacheBytes, workspaceBytes };
+  get memory(): ModelMemory {
+    const { device, weights, engine } = this.#parts;
+    const { cacheBytes, cacheBlocks, limits, workspaceBytes } = engine.plan;
+    return {
+      weightBytes: weights.byteLength,
+      cacheBytes,
+      workspaceBytes,
+      decodeWeightBytes: decodeBytes(device, this.config),
+      cacheBytesPerToken: cacheBytes / (cacheBlocks * blockSize),
+      cacheTokens: cacheBlocks * blockSize,
+      maxSequences: limits.sequences,
+    };
+  }
+
+  /** Tied embeddings count once. */
+  get parameters(): number {
+    return parameterCount(this.config);
   }
 
   get hasTokenizer(): boolean {
@@ -95,7 +124,10 @@ export class Model {
 
   /** Answers a conversation, by the checkpoint's chat template. Message contents can't forge control tokens. */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
-    return this.#generate(async (signal) => this.#checked(await this.tokenizer.encodeChat(messages, { signal })), options);
+    return this.#generate(
+      async (signal) => this.#checked(await this.tokenizer.encodeChat(messages, { signal })),
+      options,
+    );
   }
 
   /** The logits after each token: Float32Array of [tokens, vocabulary], row-major. */
@@ -153,7 +185,10 @@ export class Model {
     const limits = { vocabularySize: this.config.vocabularySize, maxLogprobs };
     const parameters = resolveSamplingParameters(given, generationConfig, limits);
     if (parameters.stop.length > 0 && tokenizer === undefined)
-      throw new Qwen2Error('invalid_argument', 'stop strings need a tokenizer, which this model lacks; use stopTokenIds');
+      throw new Qwen2Error(
+        'invalid_argument',
+        'stop strings need a tokenizer, which this model lacks; use stopTokenIds',
+      );
     const eosTokens = generationConfig.eosTokenIds.filter((id) => id < limits.vocabularySize);
     return new Generation({ engine, tokenizer, parameters, eosTokens, signal, prompt: () => prompt(signal) });
   }

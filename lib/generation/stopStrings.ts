@@ -51,7 +51,8 @@ class Pattern {
   constructor(string: string) {
     this.#string = string;
     this.#borders = new Int32Array(string.length);
-    for (let i = 1; i < string.length; i++) this.#borders[i] = this.#advance(this.#borders[i - 1]!, string.charCodeAt(i));
+    for (let i = 1; i < string.length; i++)
+      this.#borders[i] = this.#advance(this.#borders[i - 1]!, string.charCodeAt(i));
   }
 
   get length(): number {

@@ -36,7 +36,13 @@ export function sourceTensors(config: Qwen2Config): SourceTensor[] {
   };
   const layers = Array.from({ length: numHiddenLayers }, (_, layer) => layerTensors(config, layer)).flat();
   const finalNorm: SourceTensor = { name: 'model.norm.weight', shape: [H], part: 'norm', target: 'norm', rowOffset: 0 };
-  const lmHead: SourceTensor = { name: 'lm_head.weight', shape: [V, H], part: 'lmHead', target: 'lmHead', rowOffset: 0 };
+  const lmHead: SourceTensor = {
+    name: 'lm_head.weight',
+    shape: [V, H],
+    part: 'lmHead',
+    target: 'lmHead',
+    rowOffset: 0,
+  };
   return [embedding, ...layers, finalNorm, ...(tieWordEmbeddings ? [] : [lmHead])];
 }
 

@@ -36,7 +36,14 @@ export class Qwen2 {
   readonly #frequencies: Tensor;
   readonly #workspace: Workspace;
 
-  constructor(config: Qwen2Config, weights: Weights, cache: KvCache, workspace: Workspace, device: Device, stream: Stream) {
+  constructor(
+    config: Qwen2Config,
+    weights: Weights,
+    cache: KvCache,
+    workspace: Workspace,
+    device: Device,
+    stream: Stream,
+  ) {
     this.config = config;
     this.#workspace = workspace;
     this.#lmHead = new Linear(weights.get('lmHead'));

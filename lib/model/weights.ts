@@ -1,6 +1,6 @@
-import type { Checkpoint } from '../checkpoint/folder.js';
-import { WeightLoader, type LoadProgress, type WeightTarget } from '../checkpoint/loader.js';
 import type { Qwen2Config } from '../checkpoint/config.js';
+import type { Checkpoint } from '../checkpoint/folder.js';
+import { type LoadProgress, WeightLoader, type WeightTarget } from '../checkpoint/loader.js';
 import type { Device } from '../native/device.js';
 import { Qwen2Error } from '../native/errors.js';
 import type { Stream } from '../native/stream.js';
@@ -36,7 +36,12 @@ export class Weights {
 export function weightBytes(device: Device, config: Qwen2Config): number {
   let bytes = 0;
   for (const [, { part, rows, columns }] of targetShapes(config))
-    bytes += part === 'norm' || part === 'qkvBias' ? rows * 4 : part === 'embedding' ? rows * columns * 2 : device.packedBytes(rows, columns);
+    bytes +=
+      part === 'norm' || part === 'qkvBias'
+        ? rows * 4
+        : part === 'embedding'
+          ? rows * columns * 2
+          : device.packedBytes(rows, columns);
   return bytes;
 }
 

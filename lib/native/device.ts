@@ -1,4 +1,4 @@
-import { type DeviceDescription, nativeAddon } from './addon.js';
+import { type DeviceDescription, type DeviceLimits, nativeAddon } from './addon.js';
 import { Qwen2Error } from './errors.js';
 import { Storage } from './storage.js';
 import { Stream } from './stream.js';
@@ -100,4 +100,16 @@ export function listDevices(): DeviceStatus[] {
   });
   if (cuda !== undefined) devices.unshift({ name: 'cuda', available: false, description: cuda });
   return devices;
+}
+
+/** Measures what a device can do at best: the limits that speeds are held against. About two seconds. */
+export async function measureDevice(name: string, options: DeviceOptions = {}): Promise<DeviceLimits> {
+  const device = Device.open(name, options);
+  const stream = device.createStream();
+  try {
+    return await stream.measure();
+  } finally {
+    stream.dispose();
+    device.dispose();
+  }
 }

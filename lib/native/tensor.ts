@@ -24,7 +24,11 @@ export class Tensor {
     storage: Storage,
     dtype: DType,
     shape: readonly number[],
-    { byteOffset = 0, strides, layout = 'strided' }: { byteOffset?: number; strides?: readonly number[]; layout?: Layout } = {},
+    {
+      byteOffset = 0,
+      strides,
+      layout = 'strided',
+    }: { byteOffset?: number; strides?: readonly number[]; layout?: Layout } = {},
   ) {
     this.storage = storage;
     this.dtype = dtype;

@@ -107,8 +107,12 @@ export class Sampler {
     const choices = new Int32Array(inputs.length * choiceColumns);
     const rows = new Int32Array(inputs.length);
     for (const [i, input] of inputs.entries()) {
-      const { temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty, topK, seed } = input.parameters;
-      parameters.set([temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty], i * parameterColumns);
+      const { temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty, topK, seed } =
+        input.parameters;
+      parameters.set(
+        [temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty],
+        i * parameterColumns,
+      );
       const outputLength = input.tokens.length - input.promptLength;
       choices.set([topK, seed | 0, Math.floor(seed / 2 ** 32), input.choice, outputLength], i * choiceColumns);
       rows[i] = this.#historyRow(input);

@@ -36,7 +36,9 @@ export class ChatTemplate {
     try {
       this.#template = new Template(source);
     } catch (cause) {
-      throw new Qwen2Error('invalid_checkpoint', `The chat template can't be parsed: ${(cause as Error).message}`, { cause });
+      throw new Qwen2Error('invalid_checkpoint', `The chat template can't be parsed: ${(cause as Error).message}`, {
+        cause,
+      });
     }
     this.#specialTokens = namedTokens(config);
     this.#guard = new ControlTokenGuard(specialTokens);
@@ -87,6 +89,8 @@ export function checkMessages(messages: readonly ChatMessage[]): void {
     if (typeof role !== 'string' || !/^[\w-]+$/.test(role))
       throw wrong(`messages[${i}].role is ${JSON.stringify(role)}; expected a word, such as 'user'`);
     if (typeof content !== 'string')
-      throw wrong(`messages[${i}].content is ${content === null ? 'null' : `of type ${typeof content}`}; expected a string`);
+      throw wrong(
+        `messages[${i}].content is ${content === null ? 'null' : `of type ${typeof content}`}; expected a string`,
+      );
   }
 }

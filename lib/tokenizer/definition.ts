@@ -75,16 +75,21 @@ function requireId(path: string, token: string, id: unknown): number {
 
 /** Rank is the place in the list. A merge is spelled "left right" or ["left", "right"]. */
 function readMerges(path: string, model: JsonObject, ids: ReadonlyMap<string, number>): MergeTable {
-  if (!Array.isArray(model.merges)) throw damaged(path, `model.merges must be an array; found ${describe(model.merges)}`);
+  if (!Array.isArray(model.merges))
+    throw damaged(path, `model.merges must be an array; found ${describe(model.merges)}`);
   const merges = new MergeTable(model.merges.length);
   for (const [rank, merge] of model.merges.entries()) {
-    const [left, right, ...more]: unknown[] = typeof merge === 'string' ? merge.split(' ') : Array.isArray(merge) ? merge : [];
+    const [left, right, ...more]: unknown[] =
+      typeof merge === 'string' ? merge.split(' ') : Array.isArray(merge) ? merge : [];
     if (typeof left !== 'string' || typeof right !== 'string' || more.length > 0) {
       throw damaged(path, `model.merges[${rank}] is ${JSON.stringify(merge)}; expected two tokens`);
     }
     const [leftId, rightId, merged] = [ids.get(left), ids.get(right), ids.get(left + right)];
     if (leftId === undefined || rightId === undefined || merged === undefined) {
-      throw damaged(path, `model.merges[${rank}] joins ${JSON.stringify(left)} and ${JSON.stringify(right)}, but one of them or the result is not in model.vocab`);
+      throw damaged(
+        path,
+        `model.merges[${rank}] joins ${JSON.stringify(left)} and ${JSON.stringify(right)}, but one of them or the result is not in model.vocab`,
+      );
     }
     merges.add(leftId, rightId, rank, merged);
   }
@@ -94,9 +99,14 @@ function readMerges(path: string, model: JsonObject, ids: ReadonlyMap<string, nu
 /** The added tokens of tokenizer.json, then those that only tokenizer_config.json's added_tokens_decoder knows. */
 function readAddedTokens(path: string, tokenizer: JsonObject, config: JsonObject): AddedToken[] {
   const listed = Array.isArray(tokenizer.added_tokens) ? tokenizer.added_tokens : [];
-  const configured = Object.entries(asObject(config.added_tokens_decoder ?? {}, 'tokenizer_config.json: added_tokens_decoder'));
+  const configured = Object.entries(
+    asObject(config.added_tokens_decoder ?? {}, 'tokenizer_config.json: added_tokens_decoder'),
+  );
   const tokens = new Map<string, AddedToken>();
-  for (const entry of [...listed, ...configured.map(([id, token]) => ({ ...asObject(token, `added token ${id}`), id: Number(id) }))]) {
+  for (const entry of [
+    ...listed,
+    ...configured.map(([id, token]) => ({ ...asObject(token, `added token ${id}`), id: Number(id) })),
+  ]) {
     const token = readAddedToken(path, asObject(entry, `${path}: an added token`));
     if (!tokens.has(token.content)) tokens.set(token.content, token);
   }
@@ -105,12 +115,18 @@ function readAddedTokens(path: string, tokenizer: JsonObject, config: JsonObject
 
 function readAddedToken(path: string, token: JsonObject): AddedToken {
   const { content, id } = token;
-  if (typeof content !== 'string' || content === '') throw damaged(path, `the added token with id ${String(id)} has no content`);
+  if (typeof content !== 'string' || content === '')
+    throw damaged(path, `the added token with id ${String(id)} has no content`);
   for (const option of ['lstrip', 'rstrip', 'single_word']) {
     if (token[option]) throw unsupported(path, `added token ${JSON.stringify(content)} has ${option} set`);
   }
   const special = token.special === true;
-  return { id: requireId(path, content, id), content, special, normalized: token.normalized === undefined ? !special : token.normalized === true };
+  return {
+    id: requireId(path, content, id),
+    content,
+    special,
+    normalized: token.normalized === undefined ? !special : token.normalized === true,
+  };
 }
 
 function readNormalizer(path: string, normalizer: unknown): boolean {
@@ -126,7 +142,9 @@ function readPieces(path: string, preTokenizer: unknown): RegExp {
   if (!Array.isArray(pretokenizers) || pretokenizers.length !== 2) {
     throw unsupported(path, 'pre_tokenizer is not a Sequence of Split and ByteLevel');
   }
-  const [split, byteLevel] = pretokenizers.map((step, i) => asObject(step, `${path}: pre_tokenizer.pretokenizers[${i}]`)) as [JsonObject, JsonObject];
+  const [split, byteLevel] = pretokenizers.map((step, i) =>
+    asObject(step, `${path}: pre_tokenizer.pretokenizers[${i}]`),
+  ) as [JsonObject, JsonObject];
   requireKind(path, 'the first pre-tokenizer', split.type, 'Split');
   requireKind(path, 'the second pre-tokenizer', byteLevel.type, 'ByteLevel');
   if (byteLevel.use_regex !== false || byteLevel.add_prefix_space) {
@@ -134,7 +152,8 @@ function readPieces(path: string, preTokenizer: unknown): RegExp {
   }
   requireKind(path, "Split's behavior", split.behavior, 'Isolated');
   const source = asObject(split.pattern, `${path}: Split's pattern`).Regex;
-  if (typeof source !== 'string' || split.invert) throw unsupported(path, 'Split has no regular expression, or inverts it');
+  if (typeof source !== 'string' || split.invert)
+    throw unsupported(path, 'Split has no regular expression, or inverts it');
   const pattern = translatePattern(source);
   if (pattern === undefined) throw unsupported(path, `Split's regular expression is ${source}`);
   return pattern;
@@ -142,7 +161,9 @@ function readPieces(path: string, preTokenizer: unknown): RegExp {
 
 /** The bytes of every id: the vocabulary's entries spell theirs in the byte alphabet, added tokens are plain text. */
 function tabulate(path: string, ids: ReadonlyMap<string, number>, addedTokens: readonly AddedToken[]): VocabularyData {
-  const contents = new Map<number, Uint8Array>(addedTokens.map(({ id, content }) => [id, new TextEncoder().encode(content)]));
+  const contents = new Map<number, Uint8Array>(
+    addedTokens.map(({ id, content }) => [id, new TextEncoder().encode(content)]),
+  );
   const spellings: (string | undefined)[] = [];
   let bound = 0;
   let size = 0;
@@ -165,7 +186,8 @@ function tabulate(path: string, ids: ReadonlyMap<string, number>, addedTokens: r
       end += content.length;
     } else {
       end = writeSpelledBytes(spellings[id] ?? '', bytes, end);
-      if (end < 0) throw damaged(path, `token ${JSON.stringify(spellings[id])} is not spelled in the byte-level alphabet`);
+      if (end < 0)
+        throw damaged(path, `token ${JSON.stringify(spellings[id])} is not spelled in the byte-level alphabet`);
     }
     offsets[id + 1] = end;
   }
@@ -174,7 +196,8 @@ function tabulate(path: string, ids: ReadonlyMap<string, number>, addedTokens: r
 
 function requireKind(path: string, what: string, found: unknown, expected: string): void {
   if (found === undefined) throw damaged(path, `${what} is missing`);
-  if (found !== expected) throw unsupported(path, `${what} is ${JSON.stringify(found)}, not ${JSON.stringify(expected)}`);
+  if (found !== expected)
+    throw unsupported(path, `${what} is ${JSON.stringify(found)}, not ${JSON.stringify(expected)}`);
 }
 
 function damaged(path: string, what: string): Qwen2Error {
@@ -182,5 +205,8 @@ function damaged(path: string, what: string): Qwen2Error {
 }
 
 function unsupported(path: string, what: string): Qwen2Error {
-  return new Qwen2Error('unsupported', `${path}: ${what}; supported is byte-level BPE as in Qwen2's own tokenizer.json`);
+  return new Qwen2Error(
+    'unsupported',
+    `${path}: ${what}; supported is byte-level BPE as in Qwen2's own tokenizer.json`,
+  );
 }

@@ -34,7 +34,9 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
 /** The config's chat_template: a string, or a list of {name, template} of which "default" is meant. */
 function configuredTemplate({ chat_template: value }: JsonObject, path: string): string | undefined {
   if (value === undefined || value === null || typeof value === 'string') return value ?? undefined;
-  const entries = Array.isArray(value) ? value.map((entry) => asObject(entry, `${path}: an entry of chat_template`)) : [];
+  const entries = Array.isArray(value)
+    ? value.map((entry) => asObject(entry, `${path}: an entry of chat_template`))
+    : [];
   const template = entries.find(({ name }) => name === 'default')?.template;
   if (typeof template === 'string') return template;
   throw new Qwen2Error(

@@ -28,7 +28,8 @@ export class TokenizerThread {
     let onAbort: () => void = () => {};
     try {
       const ready = await new Promise<Extract<Response, { kind: 'ready' }>>((resolve, reject) => {
-        onAbort = () => reject(new Qwen2Error('aborted', 'Loading was aborted by its AbortSignal', { cause: signal?.reason }));
+        onAbort = () =>
+          reject(new Qwen2Error('aborted', 'Loading was aborted by its AbortSignal', { cause: signal?.reason }));
         signal?.addEventListener('abort', onAbort, { once: true });
         worker.once('error', (cause) => reject(brokenError(cause)));
         worker.once('exit', () => reject(brokenError()));
@@ -70,7 +71,10 @@ export class TokenizerThread {
    *
    * @param cancelled what the thread reads to know that nobody waits any more
    */
-  async ask(question: Question, waiting: { signal?: AbortSignal | undefined; cancelled?: Int32Array } = {}): Promise<Result> {
+  async ask(
+    question: Question,
+    waiting: { signal?: AbortSignal | undefined; cancelled?: Int32Array } = {},
+  ): Promise<Result> {
     const { signal, cancelled } = waiting;
     this.post(question);
     const onAbort = () => {

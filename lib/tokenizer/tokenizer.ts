@@ -3,8 +3,8 @@ import { Qwen2Error, throwIfAborted } from '../native/errors.js';
 import { type ChatMessage, type ChatOptions, checkMessages } from './chatTemplate.js';
 import { decodeTokens, TokenStream } from './detokenizer.js';
 import { hasTokenizer } from './files.js';
-import { Vocabulary } from './vocabulary.js';
 import { TokenizerThread } from './thread.js';
+import { Vocabulary } from './vocabulary.js';
 
 export { hasTokenizer };
 
@@ -29,7 +29,10 @@ const idsAtOnce = 1 << 16;
  *
  * @throws not_found, invalid_checkpoint, unsupported, io_error, aborted
  */
-export async function loadTokenizer(folder: string, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Tokenizer> {
+export async function loadTokenizer(
+  folder: string,
+  { signal }: { signal?: AbortSignal | undefined } = {},
+): Promise<Tokenizer> {
   throwIfAborted(signal, 'Loading');
   const { thread, vocabulary, hasChatTemplate } = await TokenizerThread.start(folder, signal);
   return new Tokenizer(thread, new Vocabulary(vocabulary), hasChatTemplate);
@@ -71,7 +74,10 @@ export class Tokenizer {
   /** The text's token ids; time grows with its length. A lone surrogate counts as U+FFFD. @throws aborted, disposed */
   async encode(text: string, { parseSpecial = false, signal }: EncodeOptions = {}): Promise<number[]> {
     if (typeof text !== 'string')
-      throw new Qwen2Error('invalid_argument', `The text to encode must be a string; got ${text === null ? 'null' : typeof text}`);
+      throw new Qwen2Error(
+        'invalid_argument',
+        `The text to encode must be a string; got ${text === null ? 'null' : typeof text}`,
+      );
     throwIfAborted(signal, 'The encoding');
     const id = this.#thread.nextId();
     for (let at = 0; at < text.length; at += partLength) {

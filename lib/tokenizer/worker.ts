@@ -23,7 +23,9 @@ async function serve(folder: string): Promise<void> {
   const definition = readDefinition(path, tokenizer, config);
   const { vocabulary } = definition;
   const encoder = new Encoder(definition);
-  const specialTokens = new Map(vocabulary.addedTokens.filter(({ special }) => special).map(({ content, id }) => [content, id]));
+  const specialTokens = new Map(
+    vocabulary.addedTokens.filter(({ special }) => special).map(({ content, id }) => [content, id]),
+  );
   const template = chatTemplate === undefined ? undefined : new ChatTemplate(chatTemplate, config, specialTokens);
   const parts = new Map<number, string[]>();
   port.on('message', (request: Request) => {

@@ -23,7 +23,8 @@ export function assertClose(
 export function assertSameBits(actual: ArrayLike<number>, expected: ArrayLike<number>, what = 'value'): void {
   assert.equal(actual.length, expected.length, `${what}: number of elements`);
   for (let i = 0; i < actual.length; i++)
-    if (!Object.is(actual[i], expected[i])) assert.fail(`${what}[${i}] is ${actual[i]}, expected exactly ${expected[i]}`);
+    if (!Object.is(actual[i], expected[i]))
+      assert.fail(`${what}[${i}] is ${actual[i]}, expected exactly ${expected[i]}`);
 }
 
 /** Root of the mean of squares of the differences. */
