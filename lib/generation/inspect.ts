@@ -37,11 +37,11 @@ export async function inspectCheckpoint(folder: string): Promise<CheckpointSumma
     hasTokenizer: await hasTokenizer(folder),
     devices: listDevices()
       .filter(({ available }) => available)
-      .map(({ name }) => fit(name, config)),
+      .map(({ name }) => fitOn(name, config)),
   };
 }
 
-function fit(name: string, config: Qwen2Config): DeviceFit {
+function fitOn(name: string, config: Qwen2Config): DeviceFit {
   const device = Device.open(name);
   try {
     const { freeBytes } = device.describe();

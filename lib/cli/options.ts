@@ -1,0 +1,81 @@
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { GenerateOptions, LoadOptions } from '../index.js';
+
+/** What all commands that load a model take. */
+export interface LoadArguments {
+  device: string;
+  threads?: number;
+  simd?: string;
+  contextLength?: number;
+}
+
+/** What the commands that generate take. */
+export type SamplingArguments = Pick<
+  GenerateOptions,
+  | 'maxTokens'
+  | 'temperature'
+  | 'topP'
+  | 'topK'
+  | 'minP'
+  | 'repetitionPenalty'
+  | 'presencePenalty'
+  | 'frequencyPenalty'
+  | 'seed'
+> & { stop?: string[]; ignoreEos?: boolean };
+
+export function addLoadOptions(command: Command): Command {
+  return command
+    .option('-d, --device <name>', 'auto, cuda, cuda:1, cpu or reference', 'auto')
+    .option('--threads <n>', 'CPU threads (default: all)', wholeNumber)
+    .addOption(new Option('--simd <level>', 'CPU kernels').choices(['scalar', 'avx2', 'avx512']))
+    .option('--context-length <n>', "tokens of a prompt and its answer at most (default: the model's)", wholeNumber);
+}
+
+export function loadOptions({ device, threads, simd, contextLength }: LoadArguments): LoadOptions {
+  return { device, threads, simd, contextLength };
+}
+
+export function addSamplingOptions(command: Command): Command {
+  return command
+    .option('-n, --max-tokens <n>', 'tokens to generate at most', wholeNumber)
+    .option('-t, --temperature <x>', "0 is greedy (default: the checkpoint's)", number)
+    .option('--top-p <x>', 'keep the most probable tokens of this mass', number)
+    .option('--top-k <n>', 'keep so many most probable tokens', wholeNumber)
+    .option('--min-p <x>', 'keep tokens this fraction as probable as the best', number)
+    .option('--repetition-penalty <x>', 'above 1: less of what was already there', number)
+    .option('--presence-penalty <x>', 'less of what the output has', number)
+    .option('--frequency-penalty <x>', 'less of what the output has often', number)
+    .option('-s, --seed <n>', 'the same seed gives the same text', wholeNumber)
+    .option('--stop <text>', 'end before this text; may be given several times', collect)
+    .option('--ignore-eos', 'go on after the end-of-text token');
+}
+
+/** Commander keeps all options of a command together: these are the ones that generate() takes. */
+export function samplingOptions(options: SamplingArguments): SamplingArguments {
+  const { maxTokens, temperature, topP, topK, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = options;
+  const { seed, stop, ignoreEos } = options;
+  const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
+  const given = { maxTokens, temperature, topP, topK, minP, ...penalties, seed, stop, ignoreEos };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}
+
+export function wholeNumber(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isSafeInteger(value)) throw new InvalidArgumentError('It must be a whole number.');
+  return value;
+}
+
+function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || Number.isNaN(value)) throw new InvalidArgumentError('It must be a number.');
+  return value;
+}
+
+/** Token ids, separated by commas. */
+export function tokenIds(text: string): number[] {
+  return text.split(',').map(wholeNumber);
+}
+
+function collect(text: string, before: string[] = []): string[] {
+  return [...before, text];
+}

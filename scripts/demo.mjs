@@ -1,0 +1,18 @@
+// `npm run demo`: the demo model goes on with a paragraph of the book that it knows.
+
+import { spawnSync } from 'node:child_process';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const cli = join(root, 'dist', 'lib', 'cli', 'main.js');
+const model = join(root, 'models', 'demo', 'checkpoint');
+const prompt = 'It was a cold morning of the early spring, and';
+
+console.log('A Qwen2 of 2.9 million parameters, which has read one book:\n');
+process.stdout.write(prompt);
+const { status } = spawnSync(process.execPath, [cli, 'generate', model, prompt, '--max-tokens', '120'], {
+  stdio: 'inherit',
+});
+console.log('\nTalk to it: npx qwen2 chat models/demo/checkpoint');
+process.exitCode = status ?? 1;
