@@ -104,12 +104,13 @@ function randomTokens(count: number, vocabularySize: number, seed: number): numb
   });
 }
 
-function report(
-  model: Model,
-  options: BenchArguments,
-  rounds: readonly Round[],
-  limits: readonly DeviceLimits[],
-): void {
+interface Measured {
+  rounds: readonly Round[];
+  limits: readonly DeviceLimits[];
+  peakMemoryBytes: number;
+}
+
+function report(model: Model, options: BenchArguments, { rounds, limits, peakMemoryBytes }: Measured): void {
   const { promptTokens, newTokens, sequences } = options;
   const { decodeWeightBytes, cacheBytesPerToken } = model.memory;
   const prefillSeconds = median(rounds.map((round) => round.prefillSeconds));
