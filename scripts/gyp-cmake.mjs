@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 // Builds the addon with CMake into build/Release, where node-gyp-build finds it. Called by npm scripts, by binding.gyp
 // and, in the place of node-gyp, by prebuildify.
 //
