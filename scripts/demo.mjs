@@ -11,8 +11,7 @@ const prompt = 'It was a cold morning of the early spring, and';
 
 console.log('A Qwen2 of 2.9 million parameters, which has read one book:\n');
 process.stdout.write(prompt);
-const { status } = spawnSync(process.execPath, [cli, 'generate', model, prompt, '--max-tokens', '120'], {
-  stdio: 'inherit',
-});
-console.log('\nTalk to it: npx qwen2 chat models/demo/checkpoint');
+const paragraph = ['--stop', '\n\n', '--max-tokens', '400'];
+const { status } = spawnSync(process.execPath, [cli, 'generate', model, prompt, ...paragraph], { stdio: 'inherit' });
+console.log('\nAnother one: npx qwen2 generate models/demo/checkpoint "To Sherlock Holmes she is always" -n 100');
 process.exitCode = status ?? 1;

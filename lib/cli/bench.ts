@@ -1,10 +1,10 @@
 import { readFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import { type DeviceLimits, type Model, measureDevice, Qwen2Error, type RandomModel } from '../index.js';
-import { addLoadOptions, type LoadArguments, loadOptions, wholeNumber } from './options.js';
+import { addDeviceOptions, type DeviceArguments, deviceOptions, wholeNumber } from './options.js';
 import { gigabytes, loadWithProgress } from './terminal.js';
 
-interface BenchArguments extends LoadArguments {
+interface BenchArguments extends DeviceArguments {
   shape: string;
   promptTokens: number;
   newTokens: number;
@@ -29,7 +29,7 @@ export function benchCommand(): Command {
     .option('-b, --sequences <n>', 'prompts at the same time', wholeNumber, 1)
     .option('-r, --repeat <n>', 'rounds; the median counts, and one more warms up', wholeNumber, 3)
     .option('-s, --seed <n>', 'of the prompts', wholeNumber, 1);
-  return addLoadOptions(command).action(bench);
+  return addDeviceOptions(command).action(bench);
 }
 
 async function bench(folder: string | undefined, options: BenchArguments): Promise<void> {
@@ -37,8 +37,8 @@ async function bench(folder: string | undefined, options: BenchArguments): Promi
   const source = folder ?? (await randomModel(options.shape));
   const { promptTokens, newTokens, sequences } = options;
   const model = await loadWithProgress(source, {
-    ...loadOptions(options),
-    contextLength: options.contextLength ?? promptTokens + newTokens,
+    ...deviceOptions(options),
+    contextLength: promptTokens + newTokens,
     maxSequences: sequences,
     stepTokens: Math.max(512, sequences),
   });
@@ -47,10 +47,10 @@ async function bench(folder: string | undefined, options: BenchArguments): Promi
     const peakMemoryBytes = process.resourceUsage().maxRSS * 1024;
     const rounds: Round[] = [];
     // Limits move with the machine's other load, so they are measured before, between and after, and the best counts.
-    const limits = [await measureDevice(model.device, options)];
+    const limits = [await measureDevice(model.device, deviceOptions(options))];
     for (let round = 1; round <= options.repeat; round++) {
       rounds.push(await runRound(model, options, round));
-      limits.push(await measureDevice(model.device, options));
+      limits.push(await measureDevice(model.device, deviceOptions(options)));
     }
     report(model, options, { rounds, limits, peakMemoryBytes });
   } finally {
@@ -66,9 +66,20 @@ function checkOptions({ promptTokens, newTokens, sequences, repeat }: BenchArgum
     );
 }
 
+/** @throws not_found, invalid_checkpoint for a config.json that can't be used */
 async function randomModel(shape: string): Promise<RandomModel> {
-  const config = shape.endsWith('.json') ? JSON.parse(await readFile(shape, 'utf8')) : shape;
-  return { config, weights: 'random' };
+  if (!shape.endsWith('.json')) return { config: shape as RandomModel['config'], weights: 'random' };
+  let text: string;
+  try {
+    text = await readFile(shape, 'utf8');
+  } catch (cause) {
+    throw new Qwen2Error('not_found', `--shape ${shape} can't be read: ${(cause as Error).message}`, { cause });
+  }
+  try {
+    return { config: JSON.parse(text), weights: 'random' };
+  } catch (cause) {
+    throw new Qwen2Error('invalid_checkpoint', `--shape ${shape} is not JSON: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** Prefill: from nothing to every sequence's first token. Decode: from there to the last token of all. */

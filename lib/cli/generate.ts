@@ -32,13 +32,14 @@ export function generateCommand(): Command {
 async function generate(folder: string, promptText: string | undefined, options: GenerateArguments): Promise<void> {
   if (options.tokens && promptText !== undefined)
     throw new Qwen2Error('invalid_argument', 'Give a prompt or --tokens, not both');
+  const sampling = samplingOptions(options);
   const text = options.tokens ? undefined : await readPrompt(promptText);
   const model = await loadWithProgress(folder, loadOptions(options));
   const interrupt = onInterrupt();
   try {
     const started = performance.now();
     const prompt: Prompt = options.tokens ? { tokens: options.tokens } : await toPrompt(model, text!, options);
-    const generation = model.generate(prompt, { ...samplingOptions(options), signal: interrupt.signal });
+    const generation = model.generate(prompt, { ...sampling, signal: interrupt.signal });
     const printsIds = options.tokens !== undefined;
     const result = options.json ? await generation.result() : await print(generation, printsIds);
     const seconds = (performance.now() - started) / 1000;

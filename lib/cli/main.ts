@@ -6,6 +6,8 @@ import { benchCommand } from './bench.js';
 import { chatCommand } from './chat.js';
 import { generateCommand } from './generate.js';
 import { infoCommand } from './info.js';
+import { explain } from './options.js';
+import { interruptedExitCode } from './terminal.js';
 
 /** What a shell sees. */
 const exitCodes = { failed: 1, misused: 2 };
@@ -37,6 +39,12 @@ function report(error: unknown): number {
     console.error(error);
     return exitCodes.failed;
   }
-  console.error(`qwen2: ${error.message} [${error.code}]`);
+  if (error.code === 'aborted') {
+    // Nothing but Ctrl-C aborts.
+    console.error('qwen2: interrupted');
+    return interruptedExitCode;
+  }
+  const command = program.commands.find((candidate) => candidate.name() === program.args[0]);
+  console.error(`qwen2: ${explain(error, command)}`);
   return error.code === 'invalid_argument' ? exitCodes.misused : exitCodes.failed;
 }

@@ -1,11 +1,16 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { GenerateOptions, LoadOptions } from '../index.js';
+import type { DeviceOptions, GenerateOptions, LoadOptions, Qwen2Error } from '../index.js';
+import { resolveSamplingParameters } from '../sampler/parameters.js';
 
-/** What all commands that load a model take. */
-export interface LoadArguments {
+/** What all commands that compute take. */
+export interface DeviceArguments {
   device: string;
   threads?: number;
   simd?: string;
+}
+
+/** What the commands that load a checkpoint for its text take. */
+export interface LoadArguments extends DeviceArguments {
   contextLength?: number;
 }
 
@@ -23,16 +28,27 @@ export type SamplingArguments = Pick<
   | 'seed'
 > & { stop?: string[]; ignoreEos?: boolean };
 
-export function addLoadOptions(command: Command): Command {
+export function addDeviceOptions(command: Command): Command {
   return command
     .option('-d, --device <name>', 'auto, cuda, cuda:1, cpu or reference', 'auto')
     .option('--threads <n>', 'CPU threads (default: all)', wholeNumber)
-    .addOption(new Option('--simd <level>', 'CPU kernels').choices(['scalar', 'avx2', 'avx512']))
-    .option('--context-length <n>', "tokens of a prompt and its answer at most (default: the model's)", wholeNumber);
+    .addOption(new Option('--simd <level>', 'CPU kernels (default: the best)').choices(['scalar', 'avx2', 'avx512']));
 }
 
-export function loadOptions({ device, threads, simd, contextLength }: LoadArguments): LoadOptions {
-  return { device, threads, simd, contextLength };
+export function addLoadOptions(command: Command): Command {
+  return addDeviceOptions(command).option(
+    '--context-length <n>',
+    "tokens of a prompt and its answer at most (default: the model's)",
+    wholeNumber,
+  );
+}
+
+export function deviceOptions({ device, threads, simd }: DeviceArguments): DeviceOptions & { device: string } {
+  return { device, threads, simd };
+}
+
+export function loadOptions(options: LoadArguments): LoadOptions {
+  return { ...deviceOptions(options), contextLength: options.contextLength };
 }
 
 export function addSamplingOptions(command: Command): Command {
@@ -50,13 +66,20 @@ export function addSamplingOptions(command: Command): Command {
     .option('--ignore-eos', 'go on after the end-of-text token');
 }
 
-/** Commander keeps all options of a command together: these are the ones that generate() takes. */
+/**
+ * Commander keeps all options of a command together: these are the ones that generate() takes. They are checked here, before
+ * a model is loaded for minutes.
+ *
+ * @throws invalid_argument
+ */
 export function samplingOptions(options: SamplingArguments): SamplingArguments {
   const { maxTokens, temperature, topP, topK, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = options;
   const { seed, stop, ignoreEos } = options;
   const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
   const given = { maxTokens, temperature, topP, topK, minP, ...penalties, seed, stop, ignoreEos };
-  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  const sampling = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  resolveSamplingParameters(sampling, {}, { vocabularySize: Number.POSITIVE_INFINITY, maxLogprobs: 0 });
+  return sampling;
 }
 
 export function wholeNumber(text: string): number {
@@ -78,4 +101,10 @@ export function tokenIds(text: string): number[] {
 
 function collect(text: string, before: string[] = []): string[] {
   return [...before, text];
+}
+
+/** The library's messages name its options in camel case, `topP`; whoever typed a command knows them as `--top-p`. */
+export function explain({ message, code }: Qwen2Error, command: Command | undefined): string {
+  const flags = new Map(command?.options.map((option) => [option.attributeName(), option.long!]));
+  return `${message.replace(/\b[a-z]+[A-Z]\w*\b/g, (name) => flags.get(name) ?? name)} [${code}]`;
 }

@@ -1,5 +1,5 @@
 import { Presets, SingleBar } from 'cli-progress';
-import { type LoadOptions, loadModel, type Model, Qwen2Error, type RandomModel } from '../index.js';
+import { type LoadOptions, loadModel, type Model, type RandomModel } from '../index.js';
 
 const megabyte = 1e6;
 
@@ -25,9 +25,6 @@ export async function loadWithProgress(source: string | RandomModel, options: Lo
         bar.update(Math.ceil(loadedBytes / megabyte));
       },
     });
-  } catch (error) {
-    if (interrupt.signal.aborted && error instanceof Qwen2Error) process.exitCode = interruptedExitCode;
-    throw error;
   } finally {
     bar.stop();
     interrupt.dispose();

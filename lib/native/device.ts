@@ -29,16 +29,16 @@ export class Device {
   #closed = false;
 
   /** @throws device_unavailable with the reason, invalid_argument for a name that is not a device's. */
-  static open(name: string, { threads = 0, simd = '' }: DeviceOptions = {}): Device {
+  static open(name: string, { threads, simd = '' }: DeviceOptions = {}): Device {
     const resolved = name === 'auto' ? (nativeAddon().cudaUnavailable() === undefined ? 'cuda' : 'cpu') : name;
     if (!/^(reference|cpu|cuda(:\d+)?)$/.test(resolved))
       throw new Qwen2Error(
         'invalid_argument',
         `There is no device '${name}'; use 'auto', 'cuda', 'cuda:1', 'cpu' or 'reference'`,
       );
-    if (!Number.isInteger(threads) || threads < 0 || threads > 1024)
+    if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 1024))
       throw new Qwen2Error('invalid_argument', `threads must be a whole number from 1 to 1024, it is ${threads}`);
-    return new Device(resolved, nativeAddon().openDevice(resolved, threads, simd));
+    return new Device(resolved, nativeAddon().openDevice(resolved, threads ?? 0, simd));
   }
 
   private constructor(name: string, id: number) {
