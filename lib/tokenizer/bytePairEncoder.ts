@@ -74,6 +74,7 @@ export class BytePairEncoder {
 
 /** A heap key is rank × positions + position: both are below 2^21 and 2^32, so a double holds it exactly. */
 const positions = 2 ** 32;
+export const maxMerges = 2 ** 21;
 
 class Scratch {
   readonly capacity: number;

@@ -1,22 +1,31 @@
 import { randomInt } from 'node:crypto';
-import { AddedTokenSplitter } from './addedTokens.js';
+import { Qwen2Error } from '../native/errors.js';
+import { AddedTokenSplitter, escapePattern } from './addedTokens.js';
 
 /** One rendering. `protect` goes over everything that comes from outside, `split` over what the template makes of it. */
 interface GuardSession {
-  /** The value with all strings in it, however deep, made unable to be, begin or end a control token. */
+  /**
+   * The value with all strings in it, however deep, made unable to be, begin or end a control token.
+   *
+   * @throws invalid_argument if it is nested too deep, or contains itself
+   */
   protect<T>(value: T): T;
   /** Text and control tokens in order, the marks taken out of the text. */
   split(rendered: string): (number | string)[];
 }
 
 /**
- * Keeps text that users write from becoming control tokens when a template puts it between its own: a secret mark is
- * put into every control token that the text spells, and where its ends could become one with what the template writes
- * beside them. The template sees the text otherwise unchanged, and so may compare, trim and cut it.
+ * Keeps text that users write from becoming control tokens when a template puts it between its own. A secret mark parts
+ * the first two and the last two characters of every control token wherever they stand side by side in the text, so that
+ * neither a token nor a larger part of one is left in it; and a mark stands at either end where a single character could
+ * become a token with what the template writes beside it. The template sees the text otherwise unchanged, and so may
+ * compare, trim, join and filter it.
  */
 export class ControlTokenGuard {
   readonly #contents: readonly string[];
   readonly #splitter: AddedTokenSplitter;
+  /** Finds where marks go: after each match. */
+  readonly #pairs: RegExp;
 
   /** @param tokens ids by content */
   constructor(tokens: ReadonlyMap<string, number>) {
@@ -24,6 +33,12 @@ export class ControlTokenGuard {
     this.#splitter = new AddedTokenSplitter(
       Array.from(tokens, ([content, id]) => ({ id, content, special: true, normalized: false })),
     );
+    const pairs = new Set(this.#contents.flatMap((content) => [content.slice(0, 2), content.slice(-2)]));
+    const patterns = Array.from(
+      pairs,
+      (pair) => `${escapePattern(pair.charAt(0))}(?=${escapePattern(pair.charAt(1))})`,
+    );
+    this.#pairs = new RegExp(patterns.join('|') || '(?!)', 'g');
   }
 
   session(): GuardSession {
@@ -42,30 +57,17 @@ export class ControlTokenGuard {
   }
 
   #protect(text: string, mark: string): string {
-    let result = text;
-    for (const content of this.#contents) {
-      const cut = content.slice(0, -1) + mark + content.slice(-1);
-      // Occurrences may overlap, and replaceAll finds every second one of those.
-      while (result.includes(content)) result = result.replaceAll(content, () => cut);
-    }
-    const [, before, core, after] = /^(\s*)(.*?)(\s*)$/s.exec(result) as unknown as [string, string, string, string];
-    if (core === '') return result;
-    const mayEnd = this.#contents.some((content) => endsLike(content, core));
-    const mayBegin = this.#contents.some((content) => beginsLike(content, core));
-    return before + (mayEnd ? mark : '') + core + (mayBegin ? mark : '') + after;
+    const parted = text.replace(this.#pairs, `$&${mark}`);
+    // Marks stand at the ends of what trimming leaves.
+    const begin = parted.length - parted.trimStart().length;
+    const end = parted.trimEnd().length;
+    if (begin >= end) return parted;
+    const core = parted.slice(begin, end);
+    const within = this.#contents.some((content) => content.includes(core));
+    const mayEnd = within || this.#contents.some((content) => core.startsWith(content.slice(-1)));
+    const mayBegin = within || this.#contents.some((content) => core.endsWith(content.charAt(0)));
+    return parted.slice(0, begin) + (mayEnd ? mark : '') + core + (mayBegin ? mark : '') + parted.slice(end);
   }
-}
-
-/** Whether text could be the rest of a token that something before it began, or lie within one. */
-function endsLike(content: string, text: string): boolean {
-  for (let at = 1; at < content.length; at++) if (text.startsWith(content.slice(at))) return true;
-  return content.indexOf(text, 1) > 0;
-}
-
-/** Whether text could be the beginning of a token that something after it ends. */
-function beginsLike(content: string, text: string): boolean {
-  for (let length = 1; length < content.length; length++) if (text.endsWith(content.slice(0, length))) return true;
-  return false;
 }
 
 /** Eight characters for private use out of 6,400: no text holds them in this order but by 1 chance in 10³⁰. */
@@ -73,9 +75,20 @@ function secretMark(): string {
   return String.fromCharCode(...Array.from({ length: 8 }, () => randomInt(0xe000, 0xf900)));
 }
 
-function mapStrings<T>(value: T, change: (text: string) => string): T {
+/** No tool's description nests as deep; what contains itself does. */
+const maxDepth = 256;
+
+/** The value with its strings changed, and its objects' keys but for plain words, by which templates look fields up. */
+function mapStrings<T>(value: T, change: (text: string) => string, depth = 0): T {
   if (typeof value === 'string') return change(value) as T;
-  if (Array.isArray(value)) return value.map((item) => mapStrings(item, change)) as T;
   if (typeof value !== 'object' || value === null) return value;
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, mapStrings(item, change)])) as T;
+  if (depth === maxDepth)
+    throw new Qwen2Error(
+      'invalid_argument',
+      `Messages and tools must be plain data; these nest more than ${maxDepth} deep, or contain themselves`,
+    );
+  const changeIn = (item: unknown) => mapStrings(item, change, depth + 1);
+  if (Array.isArray(value)) return value.map(changeIn) as T;
+  const changeKey = (key: string) => (/^\w*$/.test(key) ? key : change(key));
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [changeKey(key), changeIn(item)])) as T;
 }

@@ -1,5 +1,6 @@
 import { Qwen2Error } from '../native/errors.js';
 import { byteAlphabet, writeSpelledBytes } from './byteLevel.js';
+import { maxMerges } from './bytePairEncoder.js';
 import { MergeTable } from './mergeTable.js';
 import { translatePattern } from './pieces.js';
 import type { AddedToken, VocabularyData } from './vocabulary.js';
@@ -77,6 +78,8 @@ function requireId(path: string, token: string, id: unknown): number {
 function readMerges(path: string, model: JsonObject, ids: ReadonlyMap<string, number>): MergeTable {
   if (!Array.isArray(model.merges))
     throw damaged(path, `model.merges must be an array; found ${describe(model.merges)}`);
+  if (model.merges.length > maxMerges)
+    throw unsupported(path, `model.merges has ${model.merges.length} entries, more than ${maxMerges}`);
   const merges = new MergeTable(model.merges.length);
   for (const [rank, merge] of model.merges.entries()) {
     const [left, right, ...more]: unknown[] =
@@ -103,12 +106,18 @@ function readAddedTokens(path: string, tokenizer: JsonObject, config: JsonObject
     asObject(config.added_tokens_decoder ?? {}, 'tokenizer_config.json: added_tokens_decoder'),
   );
   const tokens = new Map<string, AddedToken>();
+  const contents = new Map<number, string>();
   for (const entry of [
     ...listed,
     ...configured.map(([id, token]) => ({ ...asObject(token, `added token ${id}`), id: Number(id) })),
   ]) {
     const token = readAddedToken(path, asObject(entry, `${path}: an added token`));
-    if (!tokens.has(token.content)) tokens.set(token.content, token);
+    if (tokens.has(token.content)) continue;
+    const other = contents.get(token.id);
+    if (other !== undefined)
+      throw damaged(path, `${JSON.stringify(other)} and ${JSON.stringify(token.content)} both have id ${token.id}`);
+    tokens.set(token.content, token);
+    contents.set(token.id, token.content);
   }
   return [...tokens.values()];
 }
@@ -168,6 +177,8 @@ function tabulate(path: string, ids: ReadonlyMap<string, number>, addedTokens: r
   let bound = 0;
   let size = 0;
   for (const [token, id] of ids) {
+    if (spellings[id] !== undefined)
+      throw damaged(path, `${JSON.stringify(spellings[id])} and ${JSON.stringify(token)} both have id ${id}`);
     spellings[id] = token;
     bound += token.length;
     size = Math.max(size, id + 1);

@@ -1,5 +1,6 @@
-/** From this many combining marks in a row on, they are sorted before normalization. No script stacks as many. */
-const longRun = /\p{M}{64,}/gu;
+/** As many combining marks in a row as no script stacks: such a run is sorted before normalization. */
+const longRun = /\p{M}{64}/gu;
+const noMark = /\P{M}/gu;
 /** Marks of combining class 1, the lowest that moves, and 230: one that moves changes places with one of the two. */
 const overlay = '\u0334';
 const acute = '\u0301';
@@ -12,9 +13,22 @@ const acute = '\u0301';
  * reordering is canonically equivalent.
  */
 export function normalizeNfc(text: string): string {
-  return replaceLoneSurrogates(text)
-    .replace(longRun, (run) => sortMarks(run))
-    .normalize('NFC');
+  return sortLongRuns(replaceLoneSurrogates(text)).normalize('NFC');
+}
+
+/** One match over a whole run would need a stack that grows with it, so a run's beginning and its end are sought apart. */
+function sortLongRuns(text: string): string {
+  const parts: string[] = [];
+  let sorted = 0;
+  longRun.lastIndex = 0;
+  for (let run = longRun.exec(text); run !== null; run = longRun.exec(text)) {
+    noMark.lastIndex = longRun.lastIndex;
+    const end = noMark.exec(text)?.index ?? text.length;
+    parts.push(text.slice(sorted, run.index), sortMarks(text.slice(run.index, end)));
+    sorted = end;
+    longRun.lastIndex = end;
+  }
+  return sorted === 0 ? text : parts.join('') + text.slice(sorted);
 }
 
 /** The text with U+FFFD in the place of each lone surrogate, which has no UTF-8. */

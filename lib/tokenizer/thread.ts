@@ -24,7 +24,11 @@ export class TokenizerThread {
     folder: string,
     signal: AbortSignal | undefined,
   ): Promise<{ thread: TokenizerThread; vocabulary: VocabularyData; hasChatTemplate: boolean }> {
-    const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: folder });
+    const worker = new Worker(new URL('./worker.js', import.meta.url), {
+      workerData: folder,
+      // What the program's own first file was started with, such as --input-type, is not for this one.
+      execArgv: [],
+    });
     let onAbort: () => void = () => {};
     try {
       const ready = await new Promise<Extract<Response, { kind: 'ready' }>>((resolve, reject) => {
@@ -60,14 +64,20 @@ export class TokenizerThread {
     return ++this.#lastId;
   }
 
-  /** @throws disposed */
+  /** @throws disposed; invalid_argument if the request holds what can't move to another thread */
   post(request: Request): void {
     if (this.#ended) throw this.#ended;
-    this.#worker.postMessage(request);
+    try {
+      this.#worker.postMessage(request);
+    } catch (cause) {
+      throw new Qwen2Error('invalid_argument', `Messages and tools must be plain data: ${(cause as Error).message}`, {
+        cause,
+      });
+    }
   }
 
   /**
-   * Resolves with the answer.
+   * Resolves with the answer, or rejects as soon as the signal fires.
    *
    * @param cancelled what the thread reads to know that nobody waits any more
    */
@@ -77,18 +87,23 @@ export class TokenizerThread {
   ): Promise<Result> {
     const { signal, cancelled } = waiting;
     this.post(question);
-    const onAbort = () => {
-      if (cancelled) Atomics.store(cancelled, 0, 1);
-    };
-    signal?.addEventListener('abort', onAbort, { once: true });
-    if (signal?.aborted) onAbort();
-    if (this.#pending.size === 0) this.#worker.ref();
+    let onAbort: () => void = () => {};
+    this.#worker.ref();
     try {
       return await new Promise((resolve, reject) => {
         this.#pending.set(question.id, { resolve, reject });
+        onAbort = () => {
+          if (cancelled) Atomics.store(cancelled, 0, 1);
+          const message = 'The encoding was aborted by its AbortSignal';
+          reject(new Qwen2Error('aborted', message, { cause: signal?.reason }));
+        };
+        signal?.addEventListener('abort', onAbort, { once: true });
+        if (signal?.aborted) onAbort();
       });
     } finally {
       signal?.removeEventListener('abort', onAbort);
+      this.#pending.delete(question.id);
+      if (this.#pending.size === 0) this.#worker.unref();
     }
   }
 
@@ -100,8 +115,6 @@ export class TokenizerThread {
   #settle(response: Response): void {
     if (response.kind === 'ready' || response.id === undefined) return;
     const pending = this.#pending.get(response.id);
-    this.#pending.delete(response.id);
-    if (this.#pending.size === 0) this.#worker.unref();
     if (response.kind === 'done') pending?.resolve(response.result);
     else pending?.reject(new Qwen2Error(response.code, response.message));
   }
@@ -109,7 +122,6 @@ export class TokenizerThread {
   #end(reason: Qwen2Error): void {
     this.#ended ??= reason;
     for (const { reject } of this.#pending.values()) reject(this.#ended);
-    this.#pending.clear();
   }
 }
 

@@ -73,8 +73,8 @@ function answer(id: number, result: Int32Array | string): void {
 }
 
 function answerError(id: number | undefined, error: unknown): void {
-  if (!(error instanceof Qwen2Error)) throw error;
-  send({ kind: 'failed', id, code: error.code, message: error.message });
+  const code = error instanceof Qwen2Error ? error.code : 'internal';
+  send({ kind: 'failed', id, code, message: error instanceof Error ? error.message : String(error) });
 }
 
 function send(response: Response, moved: ArrayBuffer[] = []): void {
