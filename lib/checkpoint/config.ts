@@ -128,10 +128,14 @@ function readRope(
   return type === 'yarn' && scaling ? { theta, yarn: readYarn(scaling, maxPositionEmbeddings) } : { theta };
 }
 
-/** Layers slide from max_window_layers on, if use_sliding_window says so; newer files list each layer's type. */
+/**
+ * Layers slide from max_window_layers on, if use_sliding_window says so and sliding_window is not null; newer files list
+ * each layer's type.
+ */
 function readSlidingWindows(fields: JsonFields, layers: number): (number | undefined)[] {
   const slides = fields.boolean('use_sliding_window', false);
-  const window = slides ? fields.integer('sliding_window', { fallback: 4096 }) : undefined;
+  const window =
+    slides && !fields.isNull('sliding_window') ? fields.integer('sliding_window', { fallback: 4096 }) : undefined;
   const from = fields.integer('max_window_layers', { fallback: 28, min: 0 });
   const types = fields.value('layer_types');
   if (types === undefined) return Array.from({ length: layers }, (_, layer) => (layer >= from ? window : undefined));
@@ -139,6 +143,6 @@ function readSlidingWindows(fields: JsonFields, layers: number): (number | undef
   if (!Array.isArray(types) || types.length !== layers || !types.every((type) => known.includes(type)))
     throw fields.wrong('layer_types', `${layers} entries, each ${known.join(' or ')}`);
   if (window === undefined && types.includes('sliding_attention'))
-    throw fields.wrong('layer_types', 'no sliding_attention, as use_sliding_window is not set');
+    throw fields.wrong('layer_types', 'no sliding_attention, as use_sliding_window and sliding_window set none');
   return types.map((type) => (type === 'sliding_attention' ? window : undefined));
 }

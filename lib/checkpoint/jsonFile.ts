@@ -60,6 +60,11 @@ export class JsonFields {
     return Object.hasOwn(this.#object, name) ? (this.#object[name] ?? undefined) : undefined;
   }
 
+  /** Whether the field is there and null: said to be nothing, which is not the same as left out. */
+  isNull(name: string): boolean {
+    return Object.hasOwn(this.#object, name) && this.#object[name] === null;
+  }
+
   integer(name: string, range: NumberRange = {}): number {
     return this.number(name, { min: 1, max: 2 ** 31 - 1, ...range, integer: true });
   }
@@ -95,7 +100,8 @@ export class JsonFields {
     const value = this.value(name);
     if (value === undefined) return undefined;
     const ids: unknown[] = Array.isArray(value) ? value : [value];
-    const isId = (id: unknown): id is number => typeof id === 'number' && Number.isInteger(id) && id >= 0;
+    const isId = (id: unknown): id is number =>
+      typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < 2 ** 31;
     if (ids.length <= maxTokenIds && ids.every(isId)) return ids;
     throw this.wrong(name, 'a token id, or a list of them');
   }
@@ -111,9 +117,20 @@ export class JsonFields {
 /** More end tokens than this are damage. */
 const maxTokenIds = 1000;
 
-/** A value, short enough for a message. */
+/** A value, short enough for a message. Safe for any nesting: damaged files have lists within lists without end. */
 export function describe(value: unknown): string {
   if (value === undefined) return 'missing';
-  const text = JSON.stringify(value);
+  const text = render(value, 3);
   return text.length <= 60 ? text : `${text.slice(0, 60)}…`;
+}
+
+function render(value: unknown, depth: number): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, 100));
+  if (typeof value !== 'object' || value === null) return String(value);
+  const open = Array.isArray(value) ? '[' : '{';
+  const close = Array.isArray(value) ? ']' : '}';
+  if (depth === 0) return `${open}…${close}`;
+  const entries = Object.entries(value).slice(0, 20);
+  const label = (name: string) => (open === '[' ? '' : `${JSON.stringify(name.slice(0, 100))}:`);
+  return `${open}${entries.map(([name, item]) => label(name) + render(item, depth - 1))}${close}`;
 }

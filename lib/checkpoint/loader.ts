@@ -62,7 +62,7 @@ export class WeightLoader {
     const totalBytes = chunks.reduce((sum, chunk) => sum + byteLength(chunk), 0);
     let loadedBytes = 0;
     const files = await openFiles(targets);
-    const staging = Array.from({ length: stagingBuffers }, () => this.#device.allocate(largest));
+    const staging: Storage[] = [];
     let next = 0;
     const work = async (buffer: Storage) => {
       for (let chunk = chunks[next++]; chunk !== undefined; chunk = chunks[next++]) {
@@ -73,6 +73,7 @@ export class WeightLoader {
       }
     };
     try {
+      while (staging.length < stagingBuffers) staging.push(this.#device.allocate(largest));
       await settleAll(staging.map(work), () => {
         next = chunks.length;
       });

@@ -108,9 +108,11 @@ function parseHeader(header: Buffer, path: string, dataStart: number, size: numb
 }
 
 function parseObject(header: Buffer, path: string): object {
+  let text: string;
   let value: unknown;
   try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(header));
+    text = new TextDecoder('utf-8', { fatal: true }).decode(header);
+    value = JSON.parse(text);
   } catch (cause) {
     throw new Qwen2Error('invalid_checkpoint', `${path}: its header is not JSON: ${(cause as Error).message}`, {
       cause,
@@ -118,7 +120,26 @@ function parseObject(header: Buffer, path: string): object {
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw damaged(path, `its header is ${describe(value)}; expected an object`);
+  if (countEntries(text) !== Object.keys(value).length)
+    throw damaged(path, 'its header names a tensor twice, so that its bytes are ambiguous');
   return value;
+}
+
+/** The entries of a JSON object, told by its own colons: JSON.parse keeps only the last of those with the same name. */
+function countEntries(json: string): number {
+  let entries = 0;
+  let depth = 0;
+  let inString = false;
+  for (let i = 0; i < json.length; i++) {
+    const c = json[i];
+    if (inString && c === '\\') i++;
+    else if (c === '"') inString = !inString;
+    else if (inString) continue;
+    else if (c === '{' || c === '[') depth++;
+    else if (c === '}' || c === ']') depth--;
+    else if (c === ':' && depth === 1) entries++;
+  }
+  return entries;
 }
 
 function parseEntry(name: string, value: unknown, path: string, dataStart: number): TensorEntry {

@@ -1,11 +1,12 @@
 import { parseConfig, type Qwen2Config } from '../checkpoint/config.js';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.js';
 import { type GenerationConfig, neutralGenerationConfig } from '../checkpoint/generationConfig.js';
+import { describe } from '../checkpoint/jsonFile.js';
 import type { LoadProgress } from '../checkpoint/loader.js';
 import { qwen2Shapes } from '../checkpoint/shapes.js';
 import { Engine } from '../engine/engine.js';
 import { type EngineOptions, planMemory } from '../engine/memory.js';
-import { loadWeights, randomWeights, type Weights, weightBytes } from '../model/weights.js';
+import { freeBesideWeights, loadWeights, randomWeights, type Weights } from '../model/weights.js';
 import { Device, type DeviceOptions } from '../native/device.js';
 import { Qwen2Error, throwIfAborted } from '../native/errors.js';
 import type { Stream } from '../native/stream.js';
@@ -33,19 +34,20 @@ export interface LoadOptions extends EngineOptions, DeviceOptions {
   signal?: AbortSignal | undefined;
 }
 
-const knownOptions = new Set([
-  'device',
-  'dtype',
-  'capture',
-  'onProgress',
-  'signal',
-  'threads',
-  'simd',
-  'contextLength',
-  'maxSequences',
-  'cacheTokens',
-  'stepTokens',
-]);
+/** What each option must be, where its range is not checked by those who use it. */
+const optionTypes: Record<keyof LoadOptions, { expected: string; holds: (value: unknown) => boolean }> = {
+  device: { expected: 'a string', holds: (value) => typeof value === 'string' },
+  dtype: { expected: "'bf16' or 'f32'", holds: (value) => value === 'bf16' || value === 'f32' },
+  capture: { expected: 'true or false', holds: (value) => typeof value === 'boolean' },
+  onProgress: { expected: 'a function', holds: (value) => typeof value === 'function' },
+  signal: { expected: 'an AbortSignal', holds: (value) => value instanceof AbortSignal },
+  threads: { expected: 'a number', holds: (value) => typeof value === 'number' },
+  simd: { expected: 'a string', holds: (value) => typeof value === 'string' },
+  contextLength: { expected: 'a number', holds: (value) => typeof value === 'number' },
+  maxSequences: { expected: 'a number', holds: (value) => typeof value === 'number' },
+  cacheTokens: { expected: 'a number', holds: (value) => typeof value === 'number' },
+  stepTokens: { expected: 'a number', holds: (value) => typeof value === 'number' },
+};
 
 /**
  * Loads a Hugging Face folder of a Qwen2 (config.json, *.safetensors, and for text tokenizer.json and
@@ -68,14 +70,14 @@ export async function loadModel(source: string | RandomModel, options: LoadOptio
     const activation = options.dtype ?? 'bf16';
     if (activation === 'f32' && device.name !== 'reference')
       throw new Qwen2Error('unsupported', `dtype 'f32' works on the device 'reference' only, not on '${device.name}'`);
-    const freeBytes = device.describe().freeBytes - weightBytes(device, config);
-    const plan = planMemory(device, config, activation, freeBytes, options);
+    const plan = planMemory(device, config, activation, freeBesideWeights(device, config), options);
     const loading = [origin.loadWeights(device, stream, options), origin.loadTokenizer()] as const;
     const [loadedWeights, loadedTokenizer] = await Promise.allSettled(loading);
     if (loadedTokenizer.status === 'fulfilled') tokenizer = loadedTokenizer.value;
     if (loadedWeights.status === 'rejected') throw loadedWeights.reason;
     weights = loadedWeights.value;
     if (loadedTokenizer.status === 'rejected') throw loadedTokenizer.reason;
+    throwIfAborted(options.signal, 'Loading');
     const { capture } = options;
     const engine = new Engine({ device, stream, config, weights, plan, activation, capture });
     const loadSeconds = (performance.now() - started) / 1000;
@@ -102,7 +104,7 @@ async function openOrigin(source: string | RandomModel, signal: AbortSignal | un
   if (typeof source === 'object' && source?.weights === 'random') return fromShape(source);
   throw new Qwen2Error(
     'invalid_argument',
-    `loadModel takes the path of a checkpoint's folder, or { config, weights: 'random' }; got ${JSON.stringify(source)}`,
+    `loadModel takes the path of a checkpoint's folder, or { config, weights: 'random' }; got ${describe(source)}`,
   );
 }
 
@@ -118,13 +120,12 @@ function fromCheckpoint(checkpoint: Checkpoint, signal: AbortSignal | undefined)
 }
 
 function fromShape({ config: shape, seed }: RandomModel): Origin {
-  const raw = typeof shape === 'string' ? qwen2Shapes[shape] : shape;
-  if (raw === undefined)
+  if (typeof shape === 'string' && !Object.hasOwn(qwen2Shapes, shape))
     throw new Qwen2Error(
       'invalid_argument',
-      `There is no shape '${String(shape)}'; known are ${Object.keys(qwen2Shapes).join(', ')}`,
+      `There is no shape '${shape}'; known are ${Object.keys(qwen2Shapes).join(', ')}`,
     );
-  const config = parseConfig(raw, 'config');
+  const config = parseConfig(typeof shape === 'string' ? qwen2Shapes[shape] : shape, 'config');
   return {
     config,
     generationConfig: { ...neutralGenerationConfig, eosTokenIds: [] },
@@ -134,10 +135,16 @@ function fromShape({ config: shape, seed }: RandomModel): Origin {
 }
 
 function checkOptions(options: LoadOptions): void {
-  for (const name of Object.keys(options))
-    if (!knownOptions.has(name))
+  if (typeof options !== 'object' || options === null)
+    throw new Qwen2Error('invalid_argument', `loadModel's options must be an object; got ${describe(options)}`);
+  for (const [name, value] of Object.entries(options)) {
+    if (!Object.hasOwn(optionTypes, name))
       throw new Qwen2Error(
         'invalid_argument',
-        `There is no option '${name}'; known are ${[...knownOptions].join(', ')}`,
+        `There is no option '${name}'; known are ${Object.keys(optionTypes).join(', ')}`,
       );
+    const { expected, holds } = optionTypes[name as keyof LoadOptions];
+    if (value !== undefined && !holds(value))
+      throw new Qwen2Error('invalid_argument', `${name} is ${describe(value)}; it must be ${expected}`);
+  }
 }

@@ -70,7 +70,7 @@ export async function loadWeights(
 ): Promise<Weights> {
   const sources = sourceTensors(checkpoint.config);
   checkTensors(checkpoint, sources);
-  const tensors = allocate(device, checkpoint.config);
+  const tensors = await allocate(device, checkpoint.config);
   try {
     const loader = new WeightLoader(device, stream, options);
     await loader.load(sources.map((source) => target(checkpoint, source, tensors)));
@@ -81,20 +81,36 @@ export async function loadWeights(
   return new Weights(tensors);
 }
 
+/** Of random weights: with 65536 numbers for the tensors of each, the operation's seeds are 31 bits long. */
+const maxSeed = 32767;
+
 /** Weights of any shape without a checkpoint: uniform with the spread of a fresh model, norms around one. */
 export async function randomWeights(config: Qwen2Config, device: Device, stream: Stream, seed = 1): Promise<Weights> {
-  const tensors = allocate(device, config);
-  let index = 0;
-  for (const [key, out] of tensors) {
-    const isNorm = key.toLowerCase().endsWith('norm');
-    stream.run('fill_random', { out, seed: seed * 65536 + index++, mean: isNorm ? 1 : 0, std: isNorm ? 0.1 : 0.02 });
+  if (!Number.isInteger(seed) || seed < 0 || seed > maxSeed)
+    throw new Qwen2Error('invalid_argument', `seed must be a whole number from 0 to ${maxSeed}; it is ${String(seed)}`);
+  const tensors = await allocate(device, config);
+  const weights = new Weights(tensors);
+  try {
+    for (const [index, [key, out]] of [...tensors].entries()) {
+      const isNorm = key.toLowerCase().endsWith('norm');
+      stream.run('fill_random', { out, seed: seed * 65536 + index, mean: isNorm ? 1 : 0, std: isNorm ? 0.1 : 0.02 });
+    }
+    await stream.synchronized();
+  } catch (error) {
+    await weights.dispose();
+    throw error;
   }
-  await stream.synchronized();
-  return new Weights(tensors);
+  return weights;
 }
 
-function targetShapes(config: Qwen2Config) {
-  const shapes = new Map<string, { part: SourceTensor['part']; rows: number; columns: number }>();
+interface TargetShape {
+  part: SourceTensor['part'];
+  rows: number;
+  columns: number;
+}
+
+function targetShapes(config: Qwen2Config): Map<string, TargetShape> {
+  const shapes = new Map<string, TargetShape>();
   for (const { target, part, shape } of sourceTensors(config)) {
     const [rows = 0, columns = 1] = shape;
     const known = shapes.get(target);
@@ -104,7 +120,8 @@ function targetShapes(config: Qwen2Config) {
   return shapes;
 }
 
-function allocate(device: Device, config: Qwen2Config): Map<string, Tensor> {
+/** Bytes of a device that its weights leave free. @throws out_of_memory if they don't fit */
+export function freeBesideWeights(device: Device, config: Qwen2Config): number {
   const needed = weightBytes(device, config);
   const { freeBytes } = device.describe();
   if (needed > freeBytes)
@@ -113,13 +130,25 @@ function allocate(device: Device, config: Qwen2Config): Map<string, Tensor> {
       `The model's weights take ${gigabytes(needed)} on ${device.name}, where ${gigabytes(freeBytes)} are free; ` +
         'use a smaller model or another device',
     );
+  return freeBytes - needed;
+}
+
+async function allocate(device: Device, config: Qwen2Config): Promise<Map<string, Tensor>> {
+  freeBesideWeights(device, config);
   const tensors = new Map<string, Tensor>();
-  for (const [target, { part, rows, columns }] of targetShapes(config)) {
-    if (part === 'norm' || part === 'qkvBias') tensors.set(target, device.tensor('f32', [rows]));
-    else if (part === 'embedding') tensors.set(target, device.tensor('bf16', [rows, columns]));
-    else tensors.set(target, device.weight(part === 'gateUp' ? 'swigluWeight' : 'linearWeight', rows, columns));
+  try {
+    for (const [target, shape] of targetShapes(config)) tensors.set(target, allocateTarget(device, shape));
+  } catch (error) {
+    await new Weights(tensors).dispose();
+    throw error;
   }
   return tensors;
+}
+
+function allocateTarget(device: Device, { part, rows, columns }: TargetShape): Tensor {
+  if (part === 'norm' || part === 'qkvBias') return device.tensor('f32', [rows]);
+  if (part === 'embedding') return device.tensor('bf16', [rows, columns]);
+  return device.weight(part === 'gateUp' ? 'swigluWeight' : 'linearWeight', rows, columns);
 }
 
 function target(checkpoint: Checkpoint, source: SourceTensor, tensors: ReadonlyMap<string, Tensor>): WeightTarget {
