@@ -54,10 +54,11 @@ export class Engine {
   /**
    * Starts a sequence. Its listener hears of it as steps finish.
    *
-   * @throws disposed
+   * @throws disposed; invalid_argument or context_overflow for what could never be computed and would wait for ever
    */
   submit(request: SequenceRequest, listener: SequenceListener): Sequence {
     if (this.#disposed) throw new Qwen2Error('disposed', 'The model was disposed');
+    this.#requireRoom(request);
     const sequence = new Sequence(request, listener);
     this.#scheduler.add(sequence);
     // From the next microtask on, so that what is submitted together is computed together.
@@ -81,6 +82,17 @@ export class Engine {
     await this.#loop;
     await this.#stream.synchronized();
     for (const part of this.#memory) await part.dispose();
+  }
+
+  #requireRoom({ prompt, maxTokens }: SequenceRequest): void {
+    const { contextLength } = this.plan;
+    if (prompt.length === 0)
+      throw new Qwen2Error('invalid_argument', 'The prompt has no tokens; it needs one at least');
+    if (prompt.length + maxTokens > contextLength)
+      throw new Qwen2Error(
+        'context_overflow',
+        `The prompt has ${prompt.length} tokens and the answer up to ${maxTokens}; together they exceed the context of ${contextLength}`,
+      );
   }
 
   async #run(): Promise<void> {

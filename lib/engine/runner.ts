@@ -51,7 +51,7 @@ export class Runner {
   /** Computes a step, delivers what listeners want of prompts, and returns the chosen tokens. */
   async run(entries: readonly StepEntry[]): Promise<StepOutcome[]> {
     const step = this.#upload(entries);
-    const isDecode = entries.every(({ count, sequence }) => count === 1 && !wantsPrompt(sequence));
+    const isDecode = entries.every(({ sequence }) => sequence.pending === 1 && !wantsPrompt(sequence));
     const sampled = isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
     // The earliest error of the stream names the operation; downloads behind it only repeat it.
     const [results] = await Promise.all([sampled, this.#stream.synchronized()]).catch((error: unknown) => {

@@ -29,6 +29,8 @@ interface Submission extends SamplingParameters {
   choice?: number;
   /** Called after each token. */
   onToken?: (tokens: number) => void;
+  /** Called after each part of the prompt, if `promptLogprobs` is set. */
+  onPrompt?: () => void;
 }
 
 /**
@@ -83,7 +85,7 @@ export class EngineBench {
 
   /** Starts a sequence and collects what its listener hears; `done` resolves at the first end. */
   submit(prompt: readonly number[], submission: Submission = {}) {
-    const { stopTokens = [], choice = 0, onToken, maxTokens = 8, ...given } = submission;
+    const { stopTokens = [], choice = 0, onToken, onPrompt, maxTokens = 8, ...given } = submission;
     const limits = { vocabularySize: this.#vocabularySize, maxLogprobs: 20 };
     const parameters = resolveSamplingParameters({ temperature: 0, seed: 1, logprobs: 20, ...given }, {}, limits);
     const outcome: Outcome = { tokens: [], logprobs: [], ends: [] };
@@ -102,6 +104,7 @@ export class EngineBench {
         onToken?.(outcome.tokens.length);
         return false;
       },
+      onPromptLogprobs: () => onPrompt?.(),
       onEnd: end,
       onError: (error) => end(error as Error),
     };

@@ -1,0 +1,269 @@
+import assert from 'node:assert/strict';
+import { Qwen2Error } from '../../lib/native/errors.js';
+import type { SamplingParameters } from '../../lib/sampler/parameters.js';
+import { fixtureFolder } from '../support/checkpoints.js';
+import { EngineBench, type EngineBenchOptions, type Outcome, withEngine } from '../support/engineBench.js';
+import { devicesUnderTest, reference, requireDevice } from '../support/opBench.js';
+import { philox } from '../support/philox.js';
+
+const folder = fixtureFolder('qwen2-gqa-8h2kv');
+const vocabularySize = 512;
+
+/** A prompt of random tokens, a function of the seed. */
+const promptOf = (length: number, seed: number) =>
+  Array.from({ length }, (_, i) => philox([i, 0, 0, 3], [seed, 0])[0] % vocabularySize);
+
+interface Work extends SamplingParameters {
+  prompt: number[];
+  choice?: number;
+}
+
+/** Greedy and seeded, with and without penalties, short and long: together they fill steps of every kind. */
+const company: Work[] = [
+  { prompt: promptOf(5, 1), maxTokens: 20 },
+  { prompt: promptOf(1, 2), maxTokens: 30, temperature: 1, seed: 7 },
+  { prompt: promptOf(40, 3), maxTokens: 12, temperature: 0.8, topP: 0.9, seed: 8, choice: 2 },
+  { prompt: promptOf(70, 4), maxTokens: 9, promptLogprobs: 3 },
+  { prompt: promptOf(17, 5), maxTokens: 25, temperature: 1.2, topK: 40, seed: 9, repetitionPenalty: 1.3 },
+  { prompt: promptOf(33, 6), maxTokens: 16, frequencyPenalty: 0.7, presencePenalty: 0.4 },
+  { prompt: promptOf(16, 7), maxTokens: 32, temperature: 1, minP: 0.02, seed: 10, logitBias: { 5: 2, 6: -Infinity } },
+];
+
+const submit = (bench: EngineBench, { prompt, ...given }: Work) => bench.submit(prompt, given).done;
+
+/** Each by itself, one after the other. */
+async function alone(options: EngineBenchOptions): Promise<Outcome[]> {
+  return withEngine(folder, options, async (bench) => {
+    const outcomes: Outcome[] = [];
+    for (const work of company) outcomes.push(await submit(bench, work));
+    return outcomes;
+  });
+}
+
+/** @returns also how often a sequence that had begun to answer was found without its blocks */
+function together(options: EngineBenchOptions): Promise<{ outcomes: Outcome[]; putBack: number }> {
+  return withEngine(folder, options, async (bench) => {
+    let putBack = 0;
+    const onToken = () => {
+      for (const { sequence, outcome } of running)
+        if (outcome.tokens.length > 0 && sequence.blocks.length === 0 && !sequence.ended) putBack++;
+    };
+    const running = company.map(({ prompt, ...given }) => bench.submit(prompt, { ...given, onToken }));
+    return { outcomes: await Promise.all(running.map(({ done }) => done)), putBack };
+  });
+}
+
+/** Tokens, and the bits of the 20 largest log-probabilities at every step: a logit that differs shows. */
+function assertSame(actual: Outcome[], expected: Outcome[]): void {
+  for (const [i, outcome] of actual.entries()) assert.deepStrictEqual(outcome, expected[i], `sequence ${i}`);
+}
+
+describe('engine', () => {
+  for (const { title, name: device, simd, ...rest } of [reference, ...devicesUnderTest.slice(0, 3)])
+    describe(title, () => {
+      const on = simd === undefined ? { device } : { device, simd };
+      let expected: Outcome[];
+      before(async function () {
+        requireDevice(this, { title, name: device, ...(simd && { simd }), ...rest });
+        expected = await alone(on);
+        for (const [i, { tokens, ends }] of expected.entries()) {
+          assert.equal(tokens.length, company[i]!.maxTokens);
+          assert.deepEqual(ends, ['length']);
+        }
+      });
+
+      const variations: [how: string, options: EngineBenchOptions, cacheIsTight?: boolean][] = [
+        ['in company', {}],
+        ['without replay of captured steps', { capture: false }],
+        ['two at a time', { maxSequences: 2 }],
+        ['with prompts cut into chunks', { maxSequences: 8, stepTokens: 8 }],
+        ['with prompts cut into single tokens', { maxSequences: 1, stepTokens: 1 }],
+        ['with a cache so small that sequences give up theirs', { contextLength: 96, cacheTokens: 96 }, true],
+        [
+          'with all of that',
+          { contextLength: 96, cacheTokens: 96, maxSequences: 5, stepTokens: 5, capture: false },
+          true,
+        ],
+      ];
+      for (const [how, options, cacheIsTight = false] of variations)
+        it(`gives the same bits ${how}`, async () => {
+          const { outcomes, putBack } = await together({ ...on, ...options });
+          assertSame(outcomes, expected);
+          assert.equal(putBack > 0, cacheIsTight, `found without blocks: ${putBack}`);
+        });
+    });
+
+  describe('prompts', () => {
+    it('give the same logits and log-probabilities whole, in chunks, and in company', async () => {
+      const prompt = promptOf(150, 11);
+      const collect = (options: EngineBenchOptions, beside: number) =>
+        withEngine(folder, options, async (bench) => {
+          const others = promptOf(beside, 12).map((token) => submit(bench, { prompt: [token], maxTokens: 40 }));
+          const rows = await logitsOf(bench, prompt);
+          await Promise.all(others);
+          return rows;
+        });
+      const whole = await collect({}, 0);
+      assert.equal(whole.length, 150 * vocabularySize);
+      for (const [options, beside] of [
+        [{ stepTokens: 16 }, 0],
+        [{ stepTokens: 24 }, 5],
+        [{ contextLength: 160, cacheTokens: 160 }, 3],
+      ] as const)
+        assert.deepStrictEqual(await collect(options, beside), whole, JSON.stringify(options));
+    });
+  });
+
+  describe('abort', () => {
+    /** All of the cache, with every block that was lent out back. */
+    const everything = { prompt: promptOf(60, 20), maxTokens: 4 };
+    const tight = { contextLength: 64, cacheTokens: 64, stepTokens: 16 };
+
+    const moments: [string, (bench: EngineBench) => Promise<Outcome>][] = [
+      [
+        'before the first step',
+        (bench) => {
+          const { sequence, done } = bench.submit(promptOf(20, 21));
+          bench.engine.abort(sequence);
+          return done;
+        },
+      ],
+      [
+        'while its prompt is computed',
+        (bench) => {
+          const onPrompt = () => {
+            assert.ok(running.sequence.pending > 16, 'the prompt takes several steps');
+            bench.engine.abort(running.sequence);
+          };
+          const running = bench.submit(promptOf(60, 22), { maxTokens: 4, promptLogprobs: 0, onPrompt });
+          return running.done;
+        },
+      ],
+      [
+        'while it generates, from its own listener',
+        (bench) => {
+          const onToken = (count: number) => {
+            if (count === 3) bench.engine.abort(running.sequence);
+          };
+          const running = bench.submit(promptOf(20, 23), { maxTokens: 40, onToken });
+          return running.done;
+        },
+      ],
+      [
+        'while a step is under way',
+        async (bench) => {
+          const { sequence, done, outcome } = bench.submit(promptOf(20, 24), { maxTokens: 40 });
+          while (outcome.tokens.length === 0) await new Promise(setImmediate);
+          bench.engine.abort(sequence);
+          return done;
+        },
+      ],
+    ];
+    for (const [moment, start] of moments)
+      it(`${moment} ends it once and frees its blocks`, () =>
+        withEngine(folder, tight, async (bench) => {
+          const outcome = await start(bench);
+          const after = await submit(bench, everything);
+          assert.deepEqual(outcome.ends, ['abort']);
+          assert.deepEqual(after.ends, ['length']);
+          assert.deepEqual(after.tokens, await aloneTokens(everything));
+        }));
+
+    it('of a sequence that has ended does nothing', () =>
+      withEngine(folder, tight, async (bench) => {
+        const { sequence, done, outcome } = bench.submit([1], { maxTokens: 1 });
+        await done;
+        bench.engine.abort(sequence);
+        assert.deepEqual(outcome.ends, ['length']);
+      }));
+  });
+
+  describe('an error on the device', () => {
+    const poison = { prompt: [3, vocabularySize + 5, 4], maxTokens: 4 };
+
+    it('fails the sequences of its step by name, and the engine goes on', () =>
+      withEngine(folder, {}, async (bench) => {
+        const innocent = company[4]!;
+        const [failed, beside] = await Promise.all([submit(bench, poison), submit(bench, innocent)]);
+        for (const { ends, tokens } of [failed, beside]) {
+          assert.deepEqual(tokens, []);
+          assertDeviceError(ends);
+        }
+        for (const work of [innocent, company[0]!]) {
+          const after = await submit(bench, work);
+          assert.deepEqual(after.ends, ['length']);
+          assert.deepEqual(after.tokens, await aloneTokens(work));
+        }
+      }));
+
+    it('in the midst of others costs no blocks and leaves later sequences intact', () =>
+      withEngine(folder, { contextLength: 96, cacheTokens: 96 }, async (bench) => {
+        const first = bench.submit(promptOf(30, 30), { maxTokens: 40 });
+        while (first.outcome.tokens.length < 5) await new Promise(setImmediate);
+        const failed = await submit(bench, poison);
+        assertDeviceError((await first.done).ends);
+        assertDeviceError(failed.ends);
+        const everything = { prompt: promptOf(90, 31), maxTokens: 6 };
+        assert.deepEqual((await submit(bench, everything)).tokens, await aloneTokens(everything));
+      }));
+  });
+
+  describe('refuses', () => {
+    const faults: [string, number[], number, RegExp][] = [
+      ['a prompt and output longer than the context', promptOf(60, 40), 5, /60.*5.*64/],
+      ['a prompt longer than the context', promptOf(65, 41), 0, /65.*64/],
+      ['an empty prompt', [], 5, /prompt/],
+    ];
+    for (const [what, prompt, maxTokens, words] of faults)
+      it(`${what}, which would wait for ever`, () =>
+        withEngine(folder, { contextLength: 64, cacheTokens: 64 }, async (bench) => {
+          const request = { ...bench.submit([1]).sequence.request, prompt, maxTokens };
+          const unheard = () => false;
+          const listener = { onToken: unheard, onEnd: unheard, onError: unheard };
+          assert.throws(() => bench.engine.submit(request, listener), words);
+        }));
+  });
+
+  it('ends what runs and what waits with abort when it is disposed, and returns its memory', async () => {
+    const bench = await EngineBench.load(folder, { maxSequences: 1 });
+    const running = [promptOf(9, 50), promptOf(9, 51), promptOf(9, 52)].map((prompt) =>
+      bench.submit(prompt, { maxTokens: 100, repetitionPenalty: 1.1, logitBias: { 1: 1 } }),
+    );
+    while (running[0]!.outcome.tokens.length < 2) await new Promise(setImmediate);
+    await bench.engine.dispose();
+    for (const { outcome } of running) assert.deepEqual(outcome.ends, ['abort']);
+    assert.equal(bench.device.describe().allocatedBytes, bench.weights.byteLength);
+    assert.throws(() => bench.submit([1]), { code: 'disposed' });
+    await bench.dispose();
+  });
+});
+
+function assertDeviceError(ends: Outcome['ends']): void {
+  assert.equal(ends.length, 1);
+  const [error] = ends;
+  assert.ok(error instanceof Qwen2Error, String(error));
+  assert.equal(error.code, 'invalid_argument');
+  for (const words of ['embedding', `token id ${vocabularySize + 5}`, `${vocabularySize}`])
+    assert.ok(error.message.includes(words), `"${error.message}" lacks "${words}"`);
+}
+
+/** What a sequence generates in an engine of its own. */
+const aloneTokens = (work: Work): Promise<number[]> =>
+  withEngine(folder, {}, async (bench) => (await submit(bench, work)).tokens);
+
+/** The logits of a prompt's tokens, put together from the pieces in which they come. */
+function logitsOf(bench: EngineBench, prompt: readonly number[]): Promise<Float32Array> {
+  const rows = new Float32Array(prompt.length * vocabularySize).fill(Number.NaN);
+  const { parameters } = bench.submit([1], { maxTokens: 1, promptLogprobs: 2 }).sequence.request;
+  return new Promise((resolve, reject) => {
+    bench.engine.submit(
+      { prompt, parameters, stopTokens: new Set(), maxTokens: 0, choice: 0 },
+      {
+        onPromptLogits: (first, part) => rows.set(part, first * vocabularySize),
+        onToken: () => false,
+        onEnd: () => resolve(rows),
+        onError: reject,
+      },
+    );
+  });
+}
