@@ -84,6 +84,29 @@ export function modelTensors(config: object, dtype: FloatDType = 'BF16', seed = 
   return Object.fromEntries(tensors);
 }
 
+/** A checkpoint whose tables are larger than one of the loader's staging buffers, 16 MiB, and not a multiple of it. */
+export function bulkyCheckpoint() {
+  const config = {
+    ...smallConfig,
+    hidden_size: 128,
+    vocab_size: 33_000,
+    intermediate_size: 33_000,
+    num_hidden_layers: 1,
+  };
+  const tensors: Record<string, FileTensor> = {};
+  let byteLength = 0;
+  for (const [i, { name, shape }] of sourceTensors(parseConfig(config, 'config')).entries()) {
+    const size = shape.reduce((product, n) => product * n, 1);
+    // Numbers that repeat after a prime, so that a row in the wrong place shows; eighths below 16, which bf16 holds.
+    const period = Float32Array.from({ length: 251 }, (_, j) => (((j + i) % 251) - 125) / 8);
+    const values = new Float32Array(size);
+    for (let at = 0; at < size; at += 251) values.set(period.subarray(0, Math.min(251, size - at)), at);
+    tensors[name] = floatTensor('F32', shape, values);
+    byteLength += 4 * size;
+  }
+  return { config, tensors, byteLength, files: { 'config.json': config, 'model.safetensors': safetensors(tensors) } };
+}
+
 /** A folder's files: JSON where the content is neither bytes nor text. */
 export type FolderContent = Readonly<Record<string, string | Uint8Array | object>>;
 

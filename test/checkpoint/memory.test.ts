@@ -1,0 +1,109 @@
+import assert from 'node:assert/strict';
+import { parseConfig } from '../../lib/checkpoint/config.js';
+import { type EngineOptions, type EnginePlan, planMemory } from '../../lib/engine/memory.js';
+import { KvCache } from '../../lib/model/kvCache.js';
+import { Device } from '../../lib/native/device.js';
+import { smallConfig } from '../support/checkpointFiles.js';
+import { assertThrowsQwen2 } from '../support/errors.js';
+
+const configOf = (contextLength: number) =>
+  parseConfig({ ...smallConfig, max_position_embeddings: contextLength }, 'config.json');
+const config = configOf(1024);
+const gigabyte = 1e9;
+
+describe('memory plan', () => {
+  let device: Device;
+  let blockBytes = 0;
+  before(() => {
+    device = Device.open('reference');
+    blockBytes = KvCache.blockBytes(device, config, 'bf16');
+  });
+  after(() => device.dispose());
+
+  const plan = (options: object = {}, freeBytes = gigabyte): EnginePlan =>
+    planMemory(device, config, 'bf16', freeBytes, options as EngineOptions);
+
+  it('by default holds 16 whole contexts, where memory allows', () => {
+    const { contextLength, cacheBlocks, limits, cacheBytes } = plan();
+    assert.equal(contextLength, 1024);
+    assert.equal(cacheBlocks, (16 * 1024) / 16);
+    assert.equal(cacheBytes, cacheBlocks * blockBytes);
+    assert.deepEqual([limits.tokens, limits.sequences, limits.blocksPerSequence], [512, 16, 64]);
+  });
+
+  it('takes half of what is free beside the workspace, where that is less', () => {
+    const { workspaceBytes } = plan();
+    const { cacheBlocks, contextLength } = plan({}, workspaceBytes + 2 * 100 * blockBytes);
+    assert.equal(cacheBlocks, 100);
+    assert.equal(contextLength, 1024);
+  });
+
+  it('shortens a context that nobody asked for to what the cache holds', () => {
+    const { workspaceBytes } = plan();
+    assert.equal(plan({}, workspaceBytes + 2 * 10 * blockBytes).contextLength, 160);
+  });
+
+  it('takes more than half for a context that was asked for', () => {
+    const { workspaceBytes } = plan({ contextLength: 1000 });
+    assert.equal(plan({ contextLength: 1000 }, workspaceBytes + 64 * blockBytes).contextLength, 1000);
+  });
+
+  it('holds what was asked for, in whole blocks of 16 tokens', () => {
+    assert.equal(plan({ cacheTokens: 100, contextLength: 50 }).cacheBlocks, 7);
+    assert.equal(plan({ maxSequences: 3 }).cacheBlocks, 3 * 64);
+    assert.equal(plan({ maxSequences: 600 }).limits.tokens, 600);
+    assert.equal(plan({ stepTokens: 64 }).limits.tokens, 64);
+  });
+
+  const ranges: Record<string, number> = {
+    contextLength: 1024,
+    maxSequences: 1024,
+    stepTokens: 65536,
+    cacheTokens: 2 ** 31,
+  };
+  for (const [name, max] of Object.entries(ranges))
+    it(`refuses ${name} out of range`, () => {
+      for (const value of [0, -1, 1.5, max + 1, Number.NaN, Number.POSITIVE_INFINITY, '16'])
+        assertThrowsQwen2(
+          () => plan({ [name]: value }),
+          'invalid_argument',
+          `${name} must be a whole number from 1 to ${max}; it is ${value}`,
+        );
+    });
+
+  it('refuses steps of fewer tokens than sequences', () => {
+    assertThrowsQwen2(
+      () => plan({ stepTokens: 8, maxSequences: 9 }),
+      'invalid_argument',
+      'stepTokens is 8; it must be at least maxSequences, 9',
+    );
+  });
+
+  it('refuses a context that the cache that was asked for does not hold', () => {
+    assertThrowsQwen2(
+      () => plan({ contextLength: 100, cacheTokens: 96 }),
+      'invalid_argument',
+      'contextLength 100 does not fit a cache of 96 tokens',
+    );
+  });
+
+  const unfit: [what: string, options: EngineOptions, freeBytes: number][] = [
+    ['a cache', { cacheTokens: 2 ** 31 }, gigabyte],
+    ['a context', { contextLength: 2 ** 20 }, 100_000_000],
+    ['a workspace', { stepTokens: 65536 }, 10_000_000],
+    ['anything', {}, 0],
+  ];
+  for (const [what, options, freeBytes] of unfit)
+    it(`says what is needed and what is free, where ${what} does not fit`, () => {
+      assert.throws(
+        () => planMemory(device, configOf(2 ** 20), 'bf16', freeBytes, options),
+        ({ code, message }: Error & { code?: string }) => {
+          const numbers = /need (\d+) MB on reference, where (\d+) MB are free .* lower contextLength/;
+          const [, needed, free] = numbers.exec(message) ?? assert.fail(message);
+          assert.equal(code, 'out_of_memory');
+          assert.equal(Number(free), freeBytes / 1e6);
+          return Number(needed) > Number(free);
+        },
+      );
+    });
+});
