@@ -40,22 +40,29 @@ export function tokenizerOfSuite(folder: string): () => Tokenizer {
 /** Qwen2's own tokenizer, or skips the suite. */
 export const qwen2OfSuite = (): (() => Tokenizer) => tokenizerOfSuite(qwen2Folder);
 
-/** Files of a checkpoint's folder by name, as text or as bytes. */
-export type Files = Record<string, string>;
+/** Texts of a folder's files by name; undefined: there is none. */
+export type Files = Record<string, string | undefined>;
 
-export async function demoFiles(): Promise<{ 'tokenizer.json': string; 'tokenizer_config.json': string }> {
-  const read = (name: string) => readFile(join(demoFolder, name), 'utf8');
-  return {
-    'tokenizer.json': await read('tokenizer.json'),
-    'tokenizer_config.json': await read('tokenizer_config.json'),
-  };
+// biome-ignore lint/suspicious/noExplicitAny: tests give the files any form
+export type Json = any;
+
+/** A change of the parsed tokenizer.json and tokenizer_config.json. */
+export type FileEdit = (tokenizer: Json, config: Json) => void;
+
+/** The demo's tokenizer.json and tokenizer_config.json after a change. */
+export async function editedDemoFiles(edit: FileEdit = () => {}): Promise<Files> {
+  const read = async (name: string) => JSON.parse(await readFile(join(demoFolder, name), 'utf8'));
+  const [tokenizer, config] = await Promise.all([read('tokenizer.json'), read('tokenizer_config.json')]);
+  edit(tokenizer, config);
+  return { 'tokenizer.json': JSON.stringify(tokenizer), 'tokenizer_config.json': JSON.stringify(config) };
 }
 
 /** Calls with a temporary folder that holds the files. */
 export async function withFolder<T>(files: Files, use: (folder: string) => Promise<T>): Promise<T> {
   const folder = await mkdtemp(join(tmpdir(), 'qwen2-tokenizer-'));
   try {
-    for (const [name, content] of Object.entries(files)) await writeFile(join(folder, name), content);
+    for (const [name, content] of Object.entries(files))
+      if (content !== undefined) await writeFile(join(folder, name), content);
     return await use(folder);
   } finally {
     await rm(folder, { recursive: true });
@@ -76,5 +83,5 @@ export function withTokenizer<T>(files: Files, use: (tokenizer: Tokenizer) => Pr
 
 /** Calls with the demo's tokenizer under another chat template. */
 export async function withTemplate<T>(template: string, use: (tokenizer: Tokenizer) => Promise<T>): Promise<T> {
-  return withTokenizer({ ...(await demoFiles()), 'chat_template.jinja': template }, use);
+  return withTokenizer({ ...(await editedDemoFiles()), 'chat_template.jinja': template }, use);
 }
