@@ -73,7 +73,7 @@ export class Choice {
     }
     if (this.#endTokens.has(token)) return false;
     const piece = this.#stream?.push(token) ?? '';
-    const { text, stopped } = this.#stops.push(piece, this.#result.tokens.length >= this.#minTokens);
+    const { text, stopped } = this.#stops.push(piece, this.#result.tokens.length > this.#minTokens);
     if (stopped) this.#hasText = false;
     if (text !== '' || (this.#stream === undefined && !stopped)) this.#send(text);
     return stopped;

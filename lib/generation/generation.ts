@@ -125,7 +125,7 @@ export class Generation implements AsyncIterable<Piece> {
         this.#sequences.push(engine.submit(request, this.#listener(choice)));
       }
     } catch (error) {
-      if (this.#aborted) for (const choice of this.#choices) this.#endChoice(choice, 'abort');
+      if (this.#aborted || isDisposed(error)) for (const choice of this.#choices) this.#endChoice(choice, 'abort');
       else this.#fail(error);
     }
   }
@@ -189,4 +189,9 @@ export class Generation implements AsyncIterable<Piece> {
     this.#aborted = true;
     for (const sequence of this.#sequences) this.#job.engine.abort(sequence);
   }
+}
+
+/** Whether the model was disposed since the generation began: that ends generations, as the signal does. */
+function isDisposed(error: unknown): boolean {
+  return error instanceof Qwen2Error && error.code === 'disposed';
 }

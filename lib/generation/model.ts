@@ -21,6 +21,11 @@ export interface GenerateOptions extends SamplingParameters {
   signal?: AbortSignal | undefined;
 }
 
+export interface ComputeOptions {
+  /** Ends the computation with an error of code `aborted` when it fires. */
+  signal?: AbortSignal | undefined;
+}
+
 export interface Score {
   tokens: number[];
   /** Natural logarithm of each token's probability after those before it; null for the first, which follows nothing. */
@@ -64,6 +69,7 @@ export class Model {
   /** Tokens of a prompt and its continuation together, at most. */
   readonly contextLength: number;
   readonly loadSeconds: number;
+  readonly memory: ModelMemory;
   readonly #parts: ModelParts;
   #disposed: Promise<void> | undefined;
 
@@ -73,25 +79,12 @@ export class Model {
     this.generationConfig = parts.generationConfig;
     this.contextLength = parts.engine.plan.contextLength;
     this.loadSeconds = parts.loadSeconds;
+    this.memory = memoryOf(parts);
   }
 
   /** The device's name: 'cpu', 'cuda' … */
   get device(): string {
     return this.#parts.device.name;
-  }
-
-  get memory(): ModelMemory {
-    const { device, weights, engine } = this.#parts;
-    const { cacheBytes, cacheBlocks, limits, workspaceBytes } = engine.plan;
-    return {
-      weightBytes: weights.byteLength,
-      cacheBytes,
-      workspaceBytes,
-      decodeWeightBytes: decodeBytes(device, this.config),
-      cacheBytesPerToken: cacheBytes / (cacheBlocks * blockSize),
-      cacheTokens: cacheBlocks * blockSize,
-      maxSequences: limits.sequences,
-    };
   }
 
   /** Tied embeddings count once. */
@@ -131,8 +124,9 @@ export class Model {
   }
 
   /** The logits after each token: Float32Array of [tokens, vocabulary], row-major. */
-  async logits(prompt: readonly number[] | Prompt, { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+  async logits(prompt: readonly number[] | Prompt, options: ComputeOptions = {}): Promise<Float32Array> {
     this.#requireAlive();
+    const { signal } = checkedOptions(options);
     const tokens = Array.isArray(prompt) ? this.#checked(prompt) : await this.#encode(prompt as Prompt, signal);
     const width = this.config.vocabularySize;
     const logits = allocateLogits(tokens.length, width);
@@ -143,8 +137,9 @@ export class Model {
   }
 
   /** How probable the model finds each token of a text. */
-  async score(prompt: Prompt, { signal }: { signal?: AbortSignal } = {}): Promise<Score> {
+  async score(prompt: Prompt, options: ComputeOptions = {}): Promise<Score> {
     this.#requireAlive();
+    const { signal } = checkedOptions(options);
     const tokens = await this.#encode(prompt, signal);
     const logprobs = new Array<number | null>(tokens.length).fill(null);
     await this.#compute(tokens, signal, 0, {
@@ -178,9 +173,10 @@ export class Model {
 
   #generate(
     prompt: (signal: AbortSignal | undefined) => Promise<readonly number[]>,
-    { signal, ...given }: GenerateOptions,
+    options: GenerateOptions,
   ): Generation {
     this.#requireAlive();
+    const { signal, ...given } = checkedOptions(options);
     const { generationConfig, engine, tokenizer } = this.#parts;
     const limits = { vocabularySize: this.config.vocabularySize, maxLogprobs };
     const parameters = resolveSamplingParameters(given, generationConfig, limits);
@@ -199,7 +195,9 @@ export class Model {
     throw new Qwen2Error('invalid_argument', `A prompt is a string or { tokens: number[] }; got ${typeof prompt}`);
   }
 
-  #checked(tokens: readonly number[]): readonly number[] {
+  /** A copy, so that the caller may go on to change the array. */
+  #checked(given: readonly number[]): readonly number[] {
+    const tokens = [...given];
     const { vocabularySize } = this.config;
     if (tokens.length === 0)
       throw new Qwen2Error('invalid_argument', 'The prompt has no tokens; it needs one at least');
@@ -219,7 +217,7 @@ export class Model {
   }
 
   /** Computes a prompt and generates nothing. */
-  #compute(
+  async #compute(
     prompt: readonly number[],
     signal: AbortSignal | undefined,
     promptLogprobs: number | undefined,
@@ -229,26 +227,51 @@ export class Model {
     const limits = { vocabularySize: this.config.vocabularySize, maxLogprobs };
     const parameters = resolveSamplingParameters({ temperature: 0, seed: 0, promptLogprobs }, {}, limits);
     const request = { prompt, parameters, stopTokens: new Set<number>(), maxTokens: 0, choice: 0 };
-    return new Promise((resolve, reject) => {
-      throwIfAborted(signal, 'The computation');
-      const onAbort = () => engine.abort(sequence);
+    throwIfAborted(signal, 'The computation');
+    let onAbort: () => void = () => {};
+    const done = new Promise<void>((resolve, reject) => {
       const sequence: Sequence = engine.submit(request, {
         ...listener,
         onToken: () => true,
-        onEnd: (reason) => {
-          signal?.removeEventListener('abort', onAbort);
-          if (reason !== 'abort') resolve();
-          else reject(this.#disposed ? disposedError() : new Qwen2Error('aborted', 'The computation was aborted'));
-        },
+        onEnd: (reason) => (reason === 'abort' ? reject(this.#abortError(signal)) : resolve()),
         onError: reject,
       });
-      signal?.addEventListener('abort', onAbort, { once: true });
+      onAbort = () => engine.abort(sequence);
     });
+    signal?.addEventListener('abort', onAbort, { once: true });
+    return done.finally(() => signal?.removeEventListener('abort', onAbort));
+  }
+
+  /** Why a computation ended early: its signal, or else the model went. */
+  #abortError(signal: AbortSignal | undefined): Qwen2Error {
+    if (!signal?.aborted) return disposedError();
+    return new Qwen2Error('aborted', 'The computation was aborted by its AbortSignal', { cause: signal.reason });
   }
 
   #requireAlive(): void {
     if (this.#disposed !== undefined) throw disposedError();
   }
+}
+
+function memoryOf({ config, device, weights, engine }: ModelParts): ModelMemory {
+  const { cacheBytes, cacheBlocks, limits, workspaceBytes } = engine.plan;
+  return {
+    weightBytes: weights.byteLength,
+    cacheBytes,
+    workspaceBytes,
+    decodeWeightBytes: decodeBytes(device, config),
+    cacheBytesPerToken: cacheBytes / (cacheBlocks * blockSize),
+    cacheTokens: cacheBlocks * blockSize,
+    maxSequences: limits.sequences,
+  };
+}
+
+function checkedOptions<Options extends ComputeOptions>(options: Options): Options {
+  if (typeof options !== 'object' || options === null)
+    throw new Qwen2Error('invalid_argument', `The options must be an object; got ${String(options)}`);
+  if (options.signal !== undefined && !(options.signal instanceof AbortSignal))
+    throw new Qwen2Error('invalid_argument', `signal must be an AbortSignal; got ${String(options.signal)}`);
+  return options;
 }
 
 function disposedError(): Qwen2Error {
