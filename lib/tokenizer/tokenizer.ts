@@ -142,10 +142,11 @@ export class Tokenizer {
 }
 
 async function toArray(ids: Int32Array): Promise<number[]> {
-  const array: number[] = [];
-  for (const [i, id] of ids.entries()) {
+  // An array that grows as it is filled would be copied again and again, at last for many milliseconds.
+  const array = new Array<number>(ids.length);
+  for (let i = 0; i < ids.length; i++) {
     if (i > 0 && i % idsAtOnce === 0) await setImmediate();
-    array.push(id);
+    array[i] = ids[i]!;
   }
   return array;
 }
