@@ -1,5 +1,6 @@
 #include "addon/marshal.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -46,7 +47,7 @@ std::shared_ptr<Storage> read_tensor(const Device& device, const OpInfo& op, con
   for (int i = 0; i < t->rank; ++i) {
     t->shape[i] = whole(op, field, numbers[5 + i], 0, largest_exact);
     t->strides[i] = whole(op, field, numbers[9 + i], 0, largest_exact);
-    elements *= numbers[5 + i];
+    elements *= std::max(numbers[5 + i], 1.0);
     reach += numbers[5 + i] * numbers[9 + i];
   }
   if (elements > largest_exact || reach > largest_exact || (t->layout != Layout::strided && t->rank != 2) ||
@@ -88,7 +89,7 @@ OpCall read_call(const Device& device, uint32_t op_index, const double* numbers,
       std::memcpy(at, &value, sizeof value);
     }
   }
-  Contract contract(op, call.args.data());
+  Contract contract(device, op, call.args.data());
   op.check(contract, call.args.data());
   return call;
 }

@@ -24,7 +24,29 @@ bool rows_are_contiguous(const Tensor& t) {
     if (t.shape[i] != 1 && t.strides[i] != expected) return false;
     expected *= t.shape[i];
   }
-  return t.rank == 0 || t.shape[0] <= 1 || t.strides[0] >= expected;
+  if (t.rank == 0 || t.shape[0] <= 1) return true;
+  return t.rank == 1 ? t.strides[0] == 1 : t.strides[0] >= expected;
+}
+
+// Rows of a tensor, in bytes.
+struct Rows {
+  const char* begin;
+  int64_t count, length, stride;
+
+  explicit Rows(const Tensor& t)
+      : begin(t.as<const char>()),
+        count(t.rank == 0 ? 1 : t.shape[0]),
+        length(count == 0 ? 0 : t.elements() / count * size_of(t.dtype)),
+        stride(count > 1 ? t.strides[0] * size_of(t.dtype) : length) {}
+  const char* end() const { return begin + (count - 1) * stride + length; }
+};
+
+bool overlap(const Tensor& a_tensor, const Tensor& b_tensor) {
+  const Rows a(a_tensor), b(b_tensor);
+  if (a.count == 0 || b.count == 0 || a.end() <= b.begin || b.end() <= a.begin) return false;
+  if (a.stride != b.stride) return true;
+  const int64_t shift = ((b.begin - a.begin) % a.stride + a.stride) % a.stride;
+  return shift < a.length || shift + b.length > a.stride;
 }
 
 }  // namespace
@@ -103,6 +125,31 @@ void Contract::same_dtype(const char* a_name, const Tensor& a, const char* b_nam
            " and " + name_of(b.dtype));
 }
 
+void Contract::kv_cache(const char* name, const Tensor& t, DType dtype, int32_t kv_heads, int32_t head_dim,
+                        int32_t block_size) {
+  require(kv_heads > 0, "num_kv_heads must be positive");
+  require(head_dim > 0 && head_dim % 2 == 0 && head_dim <= max_head_dim, "head_dim must be even, at most %d",
+          max_head_dim);
+  require(block_size > 0 && block_size % 16 == 0 && block_size <= max_block_size,
+          "block_size must be a multiple of 16, at most %d", max_block_size);
+  const uint64_t bytes = device_.api().kv_block_bytes(device_.handle(), static_cast<int32_t>(dtype), kv_heads, head_dim,
+                                                      block_size);
+  Dim blocks("blocks"), block_bytes("kv_block_bytes", static_cast<int64_t>(bytes), "heads, head_dim and block_size");
+  tensor(name, t, {&blocks, &block_bytes}, DType::u8);
+  constexpr int64_t alignment = 16;
+  require(reinterpret_cast<uintptr_t>(t.data) % alignment == 0 && (t.shape[0] <= 1 || t.strides[0] % alignment == 0),
+          "%s must have its blocks at multiples of %d bytes", name, static_cast<int>(alignment));
+}
+
+void Contract::disjoint(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b) {
+  if (overlap(a, b)) violated(std::string(a_name) + " must not overlap " + b_name);
+}
+
+void Contract::same_or_disjoint(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b) {
+  if (a.data == b.data && (a.shape[0] <= 1 || a.strides[0] == b.strides[0])) return;
+  if (overlap(a, b)) violated(std::string(a_name) + " must be " + b_name + " itself or not overlap it");
+}
+
 void Contract::require(bool condition, const char* format, ...) {
   if (condition) return;
   va_list arguments;
@@ -119,6 +166,7 @@ void Contract::dims(const char* name, const Tensor& t, std::initializer_list<Dim
   int i = 0;
   for (Dim* dim : shape) {
     const int64_t size = t.shape[i++];
+    if (i > 1 && size == 0) violated(std::string(name) + " must be " + to_string(shape) + " with rows that are not empty");
     if (dim->value < 0) {
       dim->value = size;
       dim->fixed_by = name;

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <string>
 
+#include "core/device.h"
 #include "core/op.h"
 
 namespace qwen2 {
@@ -36,15 +37,25 @@ constexpr DTypes operator|(DType a, DType b) { return DTypes(a) | DTypes(b); }
 // Activations are bf16; `reference` also computes in f32, which is how model code is held to tight tolerances.
 inline constexpr DTypes activation = DType::bf16 | DType::f32;
 
+// Bounds that keep the sizes computed from them far from overflow.
+inline constexpr int32_t max_head_dim = 256;
+inline constexpr int32_t max_block_size = 4096;
+
 class Contract {
  public:
-  Contract(const OpInfo& op, const void* args) : op_(op), args_(args) {}
+  Contract(const Device& device, const OpInfo& op, const void* args) : device_(device), op_(op), args_(args) {}
 
-  // Strided layout; the last dimension contiguous, rows (dimension 0) may be further apart than they are long.
+  // Strided layout; the last dimension contiguous, rows (dimension 0 of several) may be further apart than they are long.
+  // There may be no rows, but no rows of nothing.
   void tensor(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes);
   // A weight in the device's own layout.
   void weight(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes, Layout layout);
+  // The device's blocks of the KV cache, for activations of `dtype`.
+  void kv_cache(const char* name, const Tensor& t, DType dtype, int32_t kv_heads, int32_t head_dim, int32_t block_size);
   void same_dtype(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
+  // Rows of a may lie in the gaps between rows of b.
+  void disjoint(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
+  void same_or_disjoint(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
   // Fails with the message unless the condition holds. Formats like printf.
   void require(bool condition, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -52,6 +63,7 @@ class Contract {
   void dims(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes);
   [[noreturn]] void violated(const std::string& message) const;
 
+  const Device& device_;
   const OpInfo& op_;
   const void* args_;
 };

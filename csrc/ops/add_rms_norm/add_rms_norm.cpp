@@ -12,8 +12,10 @@ void check(Contract& contract, const AddRmsNormArgs& args) {
   contract.tensor("out", args.out, {&T, &H}, activation);
   contract.same_dtype("x", args.x, "residual", args.residual);
   contract.same_dtype("x", args.x, "out", args.out);
+  contract.disjoint("x", args.x, "residual", args.residual);
+  contract.disjoint("out", args.out, "residual", args.residual);
+  contract.same_or_disjoint("out", args.out, "x", args.x);
   contract.require(args.eps > 0, "eps must be positive");
-  contract.require(args.out.data != args.residual.data || args.out.elements() == 0, "out must not be the residual");
 }
 
 }  // namespace qwen2

@@ -1,7 +1,7 @@
 // residual[t, i] += x[t, i], then out[t, :] = rms_norm(residual[t, :]) · weight
 //
 // The sum is rounded to the dtype of the residual, and the norm is taken of the rounded sum, as a model computes that
-// stores its residual stream. The rest as in rms_norm. out may be x itself, not the residual.
+// stores its residual stream. The rest as in rms_norm. x and out must not be the residual; out may be x itself.
 #pragma once
 
 #include "core/op.h"

@@ -5,17 +5,13 @@
 namespace qwen2 {
 
 void check(Contract& contract, const AttentionArgs& args) {
-  contract.require(args.num_kv_heads > 0 && args.head_dim > 0, "num_kv_heads and head_dim must be positive");
-  contract.require(args.head_dim <= 256, "head_dim must be at most 256");
-  contract.require(args.block_size > 0 && args.block_size % 16 == 0, "block_size must be a multiple of 16");
   contract.require(args.window >= 0, "window must be 0 (none) or the number of keys that a query sees");
   contract.require(args.scale > 0, "scale must be positive");
-  Dim T("T"), width("Hq·D"), blocks("blocks"), block_bytes("kv_block_bytes"), B("B"), max_blocks("max_blocks");
-  Dim starts("B + 1");
+  Dim T("T"), width("Hq·D"), B("B"), max_blocks("max_blocks"), starts("B + 1");
   contract.tensor("q", args.q, {&T, &width}, activation);
   contract.tensor("out", args.out, {&T, &width}, activation);
   contract.same_dtype("q", args.q, "out", args.out);
-  contract.tensor("cache", args.cache, {&blocks, &block_bytes}, DType::u8);
+  contract.kv_cache("cache", args.cache, args.q.dtype, args.num_kv_heads, args.head_dim, args.block_size);
   contract.tensor("context_lengths", args.context_lengths, {&B}, DType::i32);
   contract.tensor("block_tables", args.block_tables, {&B, &max_blocks}, DType::i32);
   contract.tensor("query_starts", args.query_starts, {&starts}, DType::i32);

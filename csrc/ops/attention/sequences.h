@@ -20,7 +20,7 @@ struct AttentionSequence {
 
 static inline AttentionSequence attention_sequence(const AttentionArgs& args, int64_t b) {
   const int32_t* starts = args.query_starts.as<int32_t>();
-  return {starts[b], starts[b + 1] - starts[b], args.context_lengths.as<int32_t>()[b],
+  return {starts[b], int64_t{starts[b + 1]} - starts[b], args.context_lengths.as<int32_t>()[b],
           args.block_tables.row<int32_t>(b)};
 }
 

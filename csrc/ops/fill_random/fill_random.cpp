@@ -12,6 +12,7 @@ void check(Contract& contract, const FillRandomArgs& args) {
                      "out must be contiguous");
     expected *= args.out.shape[i];
   }
+  contract.require(args.out.layout == Layout::strided || args.out.dtype == DType::bf16, "a packed weight must be bf16");
   contract.require(args.std >= 0, "std must not be negative");
 }
 

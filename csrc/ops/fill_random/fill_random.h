@@ -20,7 +20,7 @@ QWEN2_FIELDS(FillRandomArgs, out, seed, mean, std)
 void check(Contract& contract, const FillRandomArgs& args);
 
 // The i-th value, before rounding to the dtype of out.
-static inline float random_value(int32_t seed, int64_t i, float mean, float spread) {
+QWEN2_HOST_DEVICE static inline float random_value(int32_t seed, int64_t i, float mean, float spread) {
   uint64_t z = (uint64_t{static_cast<uint32_t>(seed)} << 32) + static_cast<uint64_t>(i) + 0x9E3779B97F4A7C15u;
   z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
   z = (z ^ z >> 27) * 0x94D049BB133111EBu;

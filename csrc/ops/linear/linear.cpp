@@ -11,7 +11,7 @@ void check(Contract& contract, const LinearArgs& args) {
   if (args.bias.present()) contract.tensor("bias", args.bias, {&N}, DType::f32);
   contract.tensor("out", args.out, {&T, &N}, activation);
   if (args.out.dtype != DType::f32) contract.same_dtype("x", args.x, "out", args.out);
-  contract.require(K.value > 0, "K must be positive");
+  contract.disjoint("out", args.out, "x", args.x);
 }
 
 void check(Contract& contract, const LinearPackArgs& args) {

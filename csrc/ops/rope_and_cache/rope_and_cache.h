@@ -6,7 +6,7 @@
 // computed in fp32, rounded once.
 //
 // A slot is block · block_size + place in the block; −1 writes nothing (padding). The cache of a layer is opaque: one
-// row of kv_block_bytes a block, in the device's own order. Keys inside qkv are left as they were.
+// row of kv_block_bytes a block, at multiples of 16 bytes, in the device's own order. Keys inside qkv are left as they were.
 // Errors: a slot beyond the cache is reported by the stream, with its row.
 #pragma once
 

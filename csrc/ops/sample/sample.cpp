@@ -11,7 +11,6 @@ void check(Contract& contract, const SampleArgs& args) {
   contract.tensor("parameters", args.parameters, {&B, &parameters}, DType::f32);
   contract.tensor("choices", args.choices, {&B, &choices}, DType::i32);
   contract.tensor("rows", args.rows, {&B}, DType::i32);
-  contract.require(V.value > 0, "V must be positive");
   words.value = (V.value + 31) / 32;
   words.fixed_by = "V";
   if (args.allowed.present()) contract.tensor("allowed", args.allowed, {&B, &words}, DType::i32);

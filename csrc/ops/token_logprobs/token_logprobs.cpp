@@ -10,7 +10,6 @@ void check(Contract& contract, const TokenLogprobsArgs& args) {
   contract.tensor("targets", args.targets, {&T}, DType::i32);
   contract.tensor("logprobs", args.logprobs, {&T}, DType::f32);
   contract.tensor("ranks", args.ranks, {&T}, DType::i32);
-  contract.require(V.value > 0, "V must be positive");
   contract.require(args.top_ids.present() == args.top_logprobs.present(), "top_ids and top_logprobs come together");
   if (!args.top_ids.present()) return;
   contract.tensor("top_ids", args.top_ids, {&T, &L}, DType::i32);
