@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import type { Context } from 'mocha';
 import { nativeAddon } from '../../lib/native/addon.js';
 import { Device } from '../../lib/native/device.js';
@@ -23,12 +24,16 @@ export const devicesUnderTest: readonly DeviceCase[] = [
   { title: 'cpu avx512, 5 threads', name: 'cpu', simd: 'avx512', threads: 5 },
 ];
 
+/** The dtypes of activations that a device computes on. */
+export const activationsOf = (device: DeviceCase): readonly ('bf16' | 'f32')[] =>
+  device.name === 'reference' ? ['bf16', 'f32'] : ['bf16'];
+
 /** Skips the test, visibly, where the processor lacks the SIMD level. */
 export function requireDevice(test: Context, device: DeviceCase): void {
   if (device.simd !== undefined && !nativeAddon().cpuLevels().includes(device.simd)) test.skip();
 }
 
-/** Values of a tensor to upload: numbers, in row-major order. */
+/** Values of a tensor to upload, in row-major order: numbers, or for a 16-bit float its bits as a Uint16Array. */
 export type Values = ArrayLike<number>;
 
 /** A device with a stream, for running single operations on given values. Free it with `dispose`. */
@@ -66,7 +71,21 @@ export class OpBench {
     return tensor;
   }
 
-  /** A weight packed for the device from row-major values [rows, columns]. */
+  /** Asserts that the gaps between the rows of a tensor, and what lies beside it, are poison as they were. */
+  async requireGapsUntouched(tensor: Tensor, what = 'tensor'): Promise<void> {
+    const { storage, shape, strides, byteOffset } = tensor;
+    const all = await this.stream.download(new Tensor(storage, 'u8', [storage.bytes]), new Uint8Array(storage.bytes));
+    const size = dtypeBytes[tensor.dtype];
+    const rowBytes = shape.slice(1).reduce((product, n) => product * n, size);
+    for (let row = 0; row < shape[0]!; row++) {
+      const at = byteOffset + row * strides[0]! * size;
+      all.fill(0xff, at, at + rowBytes);
+    }
+    const touched = all.findIndex((byte) => byte !== 0xff);
+    if (touched >= 0) assert.fail(`${what}: byte ${touched}, outside the rows of [${shape}], was written`);
+  }
+
+  /** An empty weight [rows, columns] in the device's own layout. */
   weight(layout: Exclude<Layout, 'strided'>, rows: number, columns: number): Tensor {
     const tensor = this.device.weight(layout, rows, columns);
     this.#tensors.push(tensor);
@@ -118,8 +137,9 @@ function hostArray(dtype: DType, size: number) {
 }
 
 function encode(dtype: DType, values: Values) {
+  if (values instanceof Uint16Array && (dtype === 'bf16' || dtype === 'f16')) return values;
+  if (dtype === 'f16') throw new Error('f16 values are given as bits, in a Uint16Array');
   const encoded = hostArray(dtype, values.length);
-  if (dtype === 'f16') throw new Error('f16 values are given as bits, through an i32 or u8 view');
   for (let i = 0; i < values.length; i++) encoded[i] = dtype === 'bf16' ? toBf16(values[i]!) : values[i]!;
   return encoded;
 }

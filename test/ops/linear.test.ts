@@ -1,0 +1,188 @@
+import { assertClose, assertSameBits } from '../support/compare.js';
+import { describeContract } from '../support/contract.js';
+import {
+  activationsOf,
+  devicesUnderTest,
+  type OpBench,
+  reference,
+  requireDevice,
+  withBench,
+} from '../support/opBench.js';
+import { products } from '../support/opModels.js';
+import { type Activation, afterRounding, heldAs, once, sumError } from '../support/precision.js';
+import { uniforms } from '../support/uniforms.js';
+
+interface Case {
+  title: string;
+  T: number;
+  K: number;
+  N: number;
+  bias?: boolean;
+  /** Default: the dtype of x. */
+  out?: 'f32';
+  /** Elements between rows beyond their length. */
+  gap?: number;
+}
+
+const cases: Case[] = [
+  { title: 'one of each', T: 1, K: 1, N: 1 },
+  { title: 'no tokens', T: 0, K: 8, N: 16 },
+  { title: 'one panel of rows exactly', T: 2, K: 2, N: 64, bias: true },
+  { title: 'a panel and a row', T: 3, K: 3, N: 65, bias: true, out: 'f32' },
+  { title: 'a row less than a panel, odd K', T: 2, K: 7, N: 63 },
+  { title: 'nothing a multiple of anything', T: 5, K: 33, N: 101, bias: true },
+  ...[4, 6, 7, 8, 11, 12, 13].map((T) => ({ title: `${T} tokens`, T, K: 18, N: 70 })),
+  { title: 'strided rows', T: 7, K: 130, N: 129, bias: true, gap: 5 },
+  { title: 'strided rows, f32 out, odd K', T: 7, K: 131, N: 30, out: 'f32', gap: 3 },
+  { title: 'a slice of columns exactly', T: 3, K: 1024, N: 20 },
+  { title: 'a column beyond a slice', T: 3, K: 1025, N: 20 },
+  { title: 'three slices of columns', T: 9, K: 2051, N: 66, bias: true },
+  { title: 'more tokens than a panel is multiplied with at once', T: 520, K: 6, N: 70, bias: true },
+  { title: 'qkv of 0.5B', T: 3, K: 896, N: 1152, bias: true },
+  { title: 'down projection of 0.5B', T: 2, K: 4864, N: 896 },
+  { title: 'LM head of 0.5B, some rows of it', T: 1, K: 896, N: 2000, out: 'f32' },
+  { title: 'qkv of 7B, some rows of it', T: 3, K: 3584, N: 200, bias: true },
+  { title: '72B, some rows of it', T: 2, K: 8192, N: 130 },
+  { title: 'down projection of 72B, some rows of it', T: 1, K: 29568, N: 66 },
+];
+
+interface Call extends Case {
+  x: ArrayLike<number>;
+  weight: Float64Array;
+  biases: ArrayLike<number>;
+}
+
+const withValues = (given: Case): Call => ({
+  ...given,
+  x: uniforms(given.T * given.K, given.K),
+  weight: heldAs('bf16', uniforms(given.N * given.K, given.N, 0.05)),
+  biases: uniforms(given.bias ? given.N : 0, 7),
+});
+
+function packed(bench: OpBench, { K, N, weight }: Call) {
+  const tensor = bench.weight('linearWeight', N, K);
+  bench.run('linear_pack', { source: bench.from('bf16', [N, K], weight), weight: tensor, row_offset: 0 });
+  return tensor;
+}
+
+function prepare(bench: OpBench, dtype: Activation, call: Call) {
+  const { T, K, N, gap = 0 } = call;
+  return {
+    x: bench.from(dtype, [T, K], call.x, K + gap),
+    weight: packed(bench, call),
+    bias: call.bias ? bench.from('f32', [N], call.biases) : undefined,
+    out: bench.empty(call.out ?? dtype, [T, N], N + 2 * gap),
+  };
+}
+
+for (const device of [reference, ...devicesUnderTest])
+  describe(`linear on ${device.title}`, () => {
+    before(function () {
+      requireDevice(this, device);
+    });
+
+    for (const dtype of activationsOf(device))
+      for (const given of cases) {
+        const { title, K, N, out: outType = dtype } = given;
+        it(`${title}: ${dtype}[${given.T}, ${K}] × [${N}, ${K}]ᵀ to ${outType}`, () =>
+          withBench(device, async (bench) => {
+            const { call, sums, magnitudes } = expectations(dtype, given)();
+            const args = prepare(bench, dtype, call);
+            bench.run('linear', args);
+            const expected = sums.map((sum, i) => sum + (call.biases[i % N] ?? 0));
+            const magnitude = (i: number) => magnitudes[i]! + Math.abs(call.biases[i % N] ?? 0);
+            assertClose(await bench.read(args.out), expected, (i) =>
+              afterRounding(outType, expected[i]!, sumError(device, K) * magnitude(i)),
+            );
+            await bench.requireGapsUntouched(args.out);
+          }));
+      }
+  });
+
+/** Values of a call and what they give: made once for all devices. */
+function expectations(dtype: Activation, given: Case) {
+  const key = `${dtype} ${given.title}`;
+  const known = expectationsByCase.get(key);
+  if (known) return known;
+  const made = once(() => {
+    const call = withValues(given);
+    return { call, ...products(heldAs(dtype, call.x), call.weight, call.K) };
+  });
+  expectationsByCase.set(key, made);
+  return made;
+}
+
+const expectationsByCase = new Map<string, () => { call: Call; sums: Float64Array; magnitudes: Float64Array }>();
+
+describe('linear', () => {
+  for (const simd of ['scalar', 'avx2', 'avx512'])
+    for (const K of [1101, 96])
+      it(`gives a row the same bits alone and in company, with any number of threads, on ${simd}, K = ${K}`, async function () {
+        const [T, N] = [31, 130];
+        const call = withValues({ title: '', T, K, N, bias: true });
+        const device = { title: simd, name: 'cpu', simd };
+        requireDevice(this, device);
+        const multiply = (threads: number, row = 0, rows = T) =>
+          withBench({ ...device, threads }, async (bench) => {
+            const args = prepare(bench, 'bf16', call);
+            const [x, out] = [args.x.narrow(0, row, rows), args.out.narrow(0, row, rows)];
+            bench.run('linear', { ...args, x, out });
+            return await bench.read(out);
+          });
+        const together = await multiply(1);
+        for (const threads of [2, 3, 7]) assertSameBits(await multiply(threads), together);
+        for (const [row, rows] of [
+          [0, 1],
+          [30, 1],
+          [3, 2],
+          [5, 3],
+          [11, 4],
+          [7, 5],
+          [2, 6],
+          [1, 7],
+          [9, 13],
+        ] as const)
+          assertSameBits(await multiply(2, row, rows), together.subarray(row * N, (row + rows) * N), `${rows} rows`);
+      });
+});
+
+describeContract({
+  op: 'linear',
+  valid: (bench) => ({
+    x: bench.from('bf16', [3, 4], uniforms(12, 1)),
+    weight: packed(bench, withValues({ title: '', T: 0, K: 4, N: 6 })),
+    bias: bench.from('f32', [6], uniforms(6, 2)),
+    out: bench.empty('bf16', [3, 6]),
+  }),
+  violations: [
+    {
+      title: 'a weight of another K',
+      change: (bench) => ({ weight: bench.weight('linearWeight', 6, 5) }),
+      says: /weight must be \[N=6, K=4\]: K is set by x; got linear\(x bf16\[3, 4\], weight bf16\[6, 5\] packed, bias f32\[6\]/,
+    },
+    {
+      title: 'the weight of swiglu',
+      change: (bench) => ({ weight: bench.weight('swigluWeight', 6, 4) }),
+      says: /weight must be a weight packed for this operation/,
+    },
+    {
+      title: 'a bias of another size',
+      change: (bench) => ({ bias: bench.empty('f32', [5]) }),
+      says: /bias must be \[N=6\]: N is set by weight/,
+    },
+    { title: 'a bias of bf16', change: (bench) => ({ bias: bench.empty('bf16', [6]) }), says: /bias must be f32/ },
+    {
+      title: 'a bf16 out of an f32 x',
+      change: (bench) => ({ x: bench.empty('f32', [3, 4]) }),
+      says: /x and out must have the same dtype, they have f32 and bf16/,
+    },
+    {
+      title: 'out that overlaps x',
+      change: (bench) => {
+        const both = bench.empty('bf16', [3, 9]);
+        return { x: both.narrow(1, 0, 4), out: both.narrow(1, 3, 6) };
+      },
+      says: /out must not overlap x/,
+    },
+  ],
+});

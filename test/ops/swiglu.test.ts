@@ -1,0 +1,232 @@
+import { assertClose, assertSameBits } from '../support/compare.js';
+import { describeContract } from '../support/contract.js';
+import { fromF16 } from '../support/f16.js';
+import {
+  activationsOf,
+  type DeviceCase,
+  devicesUnderTest,
+  type OpBench,
+  reference,
+  requireDevice,
+  withBench,
+} from '../support/opBench.js';
+import { type Products, products, silu } from '../support/opModels.js';
+import { type Activation, afterRounding, heldAs, sumError } from '../support/precision.js';
+import { uniforms } from '../support/uniforms.js';
+
+interface Case {
+  title: string;
+  T: number;
+  K: number;
+  I: number;
+  /** Of x. Default 1. */
+  deviation?: number;
+  /** Elements between rows beyond their length. */
+  gap?: number;
+  /** Of gate's and up's rows. Default bf16; in two parts each if a number of rows is given. */
+  source?: { dtype: 'f32' | 'f16'; first: number };
+}
+
+const cases: Case[] = [
+  { title: 'one of each', T: 1, K: 1, I: 1 },
+  { title: 'no tokens', T: 0, K: 8, I: 16 },
+  { title: 'half a panel, odd K', T: 3, K: 5, I: 31 },
+  { title: 'half a panel of gate exactly', T: 2, K: 8, I: 32 },
+  { title: 'a row beyond', T: 5, K: 17, I: 33 },
+  { title: 'nothing a multiple of anything', T: 7, K: 131, I: 101, gap: 5 },
+  { title: 'three slices of columns', T: 4, K: 2051, I: 65 },
+  { title: 'more tokens than a panel is multiplied with at once', T: 520, K: 4, I: 40 },
+  { title: 'gates far from zero', T: 6, K: 60, I: 70, deviation: 300 },
+  { title: 'f32 weights in parts', T: 3, K: 21, I: 100, source: { dtype: 'f32', first: 45 } },
+  { title: 'f16 weights in parts', T: 3, K: 22, I: 70, source: { dtype: 'f16', first: 33 } },
+  { title: '0.5B', T: 2, K: 896, I: 4864 },
+  { title: '7B, some rows of it', T: 2, K: 3584, I: 150 },
+  { title: '72B, some rows of it', T: 2, K: 8192, I: 70 },
+];
+
+/** f16 bits of finite numbers below 1, subnormals among them. */
+const halves = (size: number, seed: number) =>
+  Uint16Array.from(uniforms(size, seed), (x) => (Math.floor(Math.abs(x) * 1e4) % 0x3c00) | (x < 0 ? 0x8000 : 0));
+
+interface Call extends Case {
+  x: ArrayLike<number>;
+  parts: readonly [ArrayLike<number>, ArrayLike<number>];
+}
+
+function withValues(given: Case): Call {
+  const size = given.I * given.K;
+  const part = (seed: number) => (given.source?.dtype === 'f16' ? halves(size, seed) : uniforms(size, seed, 0.1));
+  return { ...given, x: uniforms(given.T * given.K, given.K, given.deviation), parts: [part(1), part(2)] };
+}
+
+function packed(bench: OpBench, { K, I, parts, source }: Call) {
+  const weight = bench.weight('swigluWeight', 2 * I, K);
+  const { dtype = 'bf16', first = I } = source ?? {};
+  for (const [part, values] of parts.entries()) {
+    const whole = bench.from(dtype, [I, K], values);
+    for (const [row_offset, rows] of [
+      [0, first],
+      [first, I - first],
+    ] as const)
+      bench.run('swiglu_pack', { source: whole.narrow(0, row_offset, rows), weight, part, row_offset });
+  }
+  return weight;
+}
+
+function prepare(bench: OpBench, dtype: Activation, call: Call) {
+  const { T, K, I, gap = 0 } = call;
+  return {
+    x: bench.from(dtype, [T, K], call.x, K + gap),
+    weight: packed(bench, call),
+    out: bench.empty(dtype, [T, I], I + 2 * gap),
+  };
+}
+
+/** Values of a call, and gate's and up's products: made once for all devices. */
+function expectations(dtype: Activation, given: Case) {
+  const key = `${dtype} ${given.title}`;
+  let made = expectationsByCase.get(key);
+  if (made === undefined) {
+    const call = withValues(given);
+    const x = heldAs(dtype, call.x);
+    const [gate, up] = call.parts.map((part) => {
+      const numbers = part instanceof Uint16Array ? Float64Array.from(part, fromF16) : part;
+      return products(x, heldAs('bf16', numbers), call.K);
+    }) as [Products, Products];
+    made = { call, gate, up };
+    expectationsByCase.set(key, made);
+  }
+  return made;
+}
+
+const expectationsByCase = new Map<string, { call: Call; gate: Products; up: Products }>();
+
+/** What out may be off by: the errors of both sums carried through silu (of slope 1.1 at most), and a few fp32 steps. */
+function tolerance(device: DeviceCase, dtype: Activation, { gate, up }: { gate: Products; up: Products }, K: number) {
+  return (i: number) => {
+    const [g, u] = [gate.sums[i]!, up.sums[i]!];
+    const gateError = 1.1 * sumError(device, K) * gate.magnitudes[i]!;
+    const upError = sumError(device, K) * up.magnitudes[i]!;
+    const carried = gateError * Math.abs(u) + upError * Math.abs(silu(g)) + gateError * upError;
+    // e⁸⁸ is the largest divisor.
+    const steps = 2 ** -21 * Math.abs(silu(g) * u) + Math.abs(g * u) * Math.exp(-88);
+    return afterRounding(dtype, silu(g) * u, carried + steps);
+  };
+}
+
+for (const device of [reference, ...devicesUnderTest])
+  describe(`swiglu on ${device.title}`, () => {
+    before(function () {
+      requireDevice(this, device);
+    });
+
+    for (const dtype of activationsOf(device))
+      for (const given of cases)
+        it(`${given.title}: ${dtype}[${given.T}, ${given.K}] × 2·[${given.I}, ${given.K}]ᵀ`, () =>
+          withBench(device, async (bench) => {
+            const expected = expectations(dtype, given);
+            const args = prepare(bench, dtype, expected.call);
+            bench.run('swiglu', args);
+            const values = expected.gate.sums.map((g, i) => silu(g) * expected.up.sums[i]!);
+            assertClose(await bench.read(args.out), values, tolerance(device, dtype, expected, given.K));
+            await bench.requireGapsUntouched(args.out);
+          }));
+  });
+
+describe('swiglu', () => {
+  for (const simd of ['scalar', 'avx2', 'avx512'])
+    it(`gives a row the same bits alone and in company, with any number of threads, on ${simd}`, async function () {
+      const [T, K, I] = [31, 1101, 70];
+      const call = withValues({ title: '', T, K, I });
+      const device = { title: simd, name: 'cpu', simd };
+      requireDevice(this, device);
+      const activate = (threads: number, row = 0, rows = T) =>
+        withBench({ ...device, threads }, async (bench) => {
+          const { x, weight, out } = prepare(bench, 'bf16', call);
+          bench.run('swiglu', { x: x.narrow(0, row, rows), weight, out: out.narrow(0, row, rows) });
+          return await bench.read(out.narrow(0, row, rows));
+        });
+      const together = await activate(1);
+      for (const threads of [2, 3, 7]) assertSameBits(await activate(threads), together);
+      for (const [row, rows] of [
+        [0, 1],
+        [30, 1],
+        [3, 2],
+        [5, 3],
+        [11, 4],
+        [7, 5],
+        [2, 6],
+        [9, 13],
+      ] as const)
+        assertSameBits(await activate(2, row, rows), together.subarray(row * I, (row + rows) * I), `${rows} rows`);
+    });
+});
+
+describeContract({
+  op: 'swiglu',
+  valid: (bench) => ({
+    x: bench.from('bf16', [3, 4], uniforms(12, 1)),
+    weight: packed(bench, withValues({ title: '', T: 0, K: 4, I: 6 })),
+    out: bench.empty('bf16', [3, 6]),
+  }),
+  violations: [
+    {
+      title: 'a weight of another K',
+      change: (bench) => ({ weight: bench.weight('swigluWeight', 12, 5) }),
+      says: /weight must be \[2·I=12, K=4\]: K is set by x/,
+    },
+    {
+      title: 'a weight of as many rows as out has columns',
+      change: (bench) => ({ weight: bench.weight('swigluWeight', 6, 4) }),
+      says: /weight must have two rows for each column of out/,
+    },
+    {
+      title: 'the weight of linear',
+      change: (bench) => ({ weight: bench.weight('linearWeight', 12, 4) }),
+      says: /weight must be a weight packed for this operation/,
+    },
+    {
+      title: 'out of another dtype than x',
+      change: (bench) => ({ out: bench.empty('f32', [3, 6]) }),
+      says: /x and out must have the same dtype, they have bf16 and f32/,
+    },
+    {
+      title: 'out that overlaps x',
+      change: (bench) => {
+        const both = bench.empty('bf16', [3, 9]);
+        return { x: both.narrow(1, 5, 4), out: both.narrow(1, 0, 6) };
+      },
+      says: /out must not overlap x/,
+    },
+  ],
+});
+
+const rows = /rows row_offset … row_offset \+ R must lie within the I rows of the part/;
+
+describeContract({
+  op: 'swiglu_pack',
+  valid: (bench) => ({
+    source: bench.from('f32', [2, 4], uniforms(8, 1)),
+    weight: bench.weight('swigluWeight', 12, 4),
+    part: 1,
+    row_offset: 4,
+  }),
+  free: ['weight.0'],
+  violations: [
+    { title: 'rows past the end of the part', change: () => ({ row_offset: 5 }), says: rows },
+    { title: 'rows of gate that end in up', change: () => ({ part: 0, row_offset: 5 }), says: rows },
+    { title: 'rows before the start', change: () => ({ row_offset: -1 }), says: rows },
+    { title: 'a third part', change: () => ({ part: 2 }), says: /part must be 0 \(gate\) or 1 \(up\)/ },
+    { title: 'part −1', change: () => ({ part: -1 }), says: /part must be 0 \(gate\) or 1 \(up\)/ },
+    {
+      title: 'a weight of an odd number of rows',
+      change: (bench) => ({ weight: bench.weight('swigluWeight', 13, 4) }),
+      says: /weight must have an even number of rows/,
+    },
+    {
+      title: 'the weight of linear',
+      change: (bench) => ({ weight: bench.weight('linearWeight', 12, 4) }),
+      says: /weight must be a weight packed for this operation/,
+    },
+  ],
+});
