@@ -44,6 +44,17 @@ describe('names of a checkpoint’s tensors', () => {
     assert.deepEqual(shapes.get('model.layers.0.self_attn.o_proj.weight'), [64, 256]);
   });
 
+  it('fill the tensors of the device without gap or overlap, rows of q, k and v one behind the other', () => {
+    const ends = new Map<string, number>();
+    for (const { name, target, rowOffset, gateOrUp, shape } of sourceTensors(parse({ num_hidden_layers: 2 }))) {
+      const part = `${target}${gateOrUp ?? ''}`;
+      assert.equal(rowOffset, ends.get(part) ?? 0, name);
+      ends.set(part, rowOffset + shape[0]!);
+    }
+    const rows = { qkv: 64 + 2 * 32, qkvBias: 64 + 2 * 32, gateUp0: 96, gateUp1: 96, output: 64, down: 64 };
+    for (const [part, expected] of Object.entries(rows)) assert.equal(ends.get(`layers.1.${part}`), expected, part);
+  });
+
   it('number every layer', () => {
     const layers = namesOf({ num_hidden_layers: 3 }).filter((name) => name.endsWith('mlp.down_proj.weight'));
     assert.deepEqual(

@@ -113,6 +113,8 @@ describe('YaRN', () => {
       { factor: 1 },
       { factor: 1e6 },
       { original_max_position_embeddings: 1 },
+      // A ramp from pair 0 to pair 0.
+      { original_max_position_embeddings: 6 },
       { original_max_position_embeddings: 2 ** 31 - 1 },
       { beta_fast: 1e-3, beta_slow: 1e6 },
       { beta_fast: 1e6, beta_slow: 1e-3 },

@@ -83,6 +83,17 @@ describe('safetensors', () => {
         rawSafetensors(`${JSON.stringify({ w: entry() })}     `, Buffer.alloc(16)),
         { w: [2, 2] },
       ],
+      'a tensor without elements listed behind the one that begins there': [
+        placed(
+          [
+            [4, 6],
+            [4, 4],
+            [0, 4],
+          ],
+          6,
+        ),
+        { a: [2], b: [0], c: [4] },
+      ],
       'tensors out of order': [
         placed(
           [
