@@ -125,13 +125,16 @@ void Contract::same_dtype(const char* a_name, const Tensor& a, const char* b_nam
            " and " + name_of(b.dtype));
 }
 
-void Contract::kv_cache(const char* name, const Tensor& t, DType dtype, int32_t kv_heads, int32_t head_dim,
-                        int32_t block_size) {
+void Contract::kv_shape(int32_t kv_heads, int32_t head_dim, int32_t block_size) {
   require(kv_heads > 0, "num_kv_heads must be positive");
   require(head_dim > 0 && head_dim % 2 == 0 && head_dim <= max_head_dim, "head_dim must be even, at most %d",
           max_head_dim);
   require(block_size > 0 && block_size % 16 == 0 && block_size <= max_block_size,
           "block_size must be a multiple of 16, at most %d", max_block_size);
+}
+
+void Contract::kv_cache(const char* name, const Tensor& t, DType dtype, int32_t kv_heads, int32_t head_dim,
+                        int32_t block_size) {
   const uint64_t bytes = device_.api().kv_block_bytes(device_.handle(), static_cast<int32_t>(dtype), kv_heads, head_dim,
                                                       block_size);
   Dim blocks("blocks"), block_bytes("kv_block_bytes", static_cast<int64_t>(bytes), "heads, head_dim and block_size");

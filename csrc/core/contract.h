@@ -50,7 +50,9 @@ class Contract {
   void tensor(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes);
   // A weight in the device's own layout.
   void weight(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes, Layout layout);
-  // The device's blocks of the KV cache, for activations of `dtype`.
+  // What a block of the KV cache holds: checked before kv_cache, which measures the device's blocks for activations of
+  // `dtype`.
+  void kv_shape(int32_t kv_heads, int32_t head_dim, int32_t block_size);
   void kv_cache(const char* name, const Tensor& t, DType dtype, int32_t kv_heads, int32_t head_dim, int32_t block_size);
   void same_dtype(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
   // Rows of a may lie in the gaps between rows of b.

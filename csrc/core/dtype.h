@@ -4,6 +4,13 @@
 #include <bit>
 #include <cstdint>
 
+// For what kernels on the host and on a GPU share.
+#if defined(__CUDACC__)
+#define QWEN2_HOST_DEVICE __host__ __device__
+#else
+#define QWEN2_HOST_DEVICE
+#endif
+
 namespace qwen2 {
 
 enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, i32 = 3, u8 = 4 };

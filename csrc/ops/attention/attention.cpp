@@ -5,6 +5,7 @@
 namespace qwen2 {
 
 void check(Contract& contract, const AttentionArgs& args) {
+  contract.kv_shape(args.num_kv_heads, args.head_dim, args.block_size);
   contract.require(args.window >= 0, "window must be 0 (none) or the number of keys that a query sees");
   contract.require(args.scale > 0, "scale must be positive");
   Dim T("T"), width("Hq·D"), B("B"), max_blocks("max_blocks"), starts("B + 1");

@@ -5,7 +5,7 @@
 namespace qwen2 {
 
 void check(Contract& contract, const RopeAndCacheArgs& args) {
-  contract.kv_cache("cache", args.cache, args.qkv.dtype, args.num_kv_heads, args.head_dim, args.block_size);
+  contract.kv_shape(args.num_kv_heads, args.head_dim, args.block_size);
   contract.require(args.num_heads > 0 && args.num_heads % args.num_kv_heads == 0,
                    "num_heads must be a positive multiple of num_kv_heads");
   const int64_t heads = int64_t{args.num_heads} + 2 * int64_t{args.num_kv_heads};
@@ -13,6 +13,7 @@ void check(Contract& contract, const RopeAndCacheArgs& args) {
   contract.tensor("qkv", args.qkv, {&T, &width}, activation);
   contract.tensor("rope_table", args.rope_table, {&T, &D}, DType::f32);
   contract.tensor("slots", args.slots, {&T}, DType::i32);
+  contract.kv_cache("cache", args.cache, args.qkv.dtype, args.num_kv_heads, args.head_dim, args.block_size);
 }
 
 }  // namespace qwen2
