@@ -37,7 +37,7 @@ describe('qwen2 bench', () => {
       const { device, parameters, promptTokens, newTokens, sequences, ...measured } = JSON.parse(lines.at(-1)!);
       const wanted = options[0] === '-b' ? 3 : 1;
       assert.deepEqual([promptTokens, newTokens, sequences], [8, 4, wanted]);
-      assert.ok(listDevices().some(({ name, available }) => name === device && available));
+      assert.ok((await listDevices()).some(({ name, available }) => name === device && available));
       assert.ok(Number.isSafeInteger(parameters) && parameters > 1e6);
       assert.deepEqual(Object.keys(measured).sort(), [
         'decodeBandwidthFraction',

@@ -5,7 +5,9 @@ import { keys, qwen2, Terminal, withDemoCopy } from '../support/cli.js';
 
 const withoutTokenizer = fixtureFolder('qwen2-gqa');
 
-const short = ['-t', '0', '-n', '8'];
+/** Hot, so that an answer depends on every token before it; seeded, so that it can be repeated. */
+const sampling = { temperature: 2, topP: 1, topK: 0, seed: 5, maxTokens: 8 };
+const hot = ['-t', '2', '--top-p', '1', '--top-k', '0', '-s', '5', '-n', '8'];
 
 describe('qwen2 chat', () => {
   describe('in a pipe', () => {
@@ -20,7 +22,7 @@ describe('qwen2 chat', () => {
       const texts: string[] = [];
       for (const content of contents) {
         conversation.push({ role: 'user', content });
-        const { text } = await model.chat(conversation, { temperature: 0, maxTokens: 8 }).result();
+        const { text } = await model.chat(conversation, sampling).result();
         conversation.push({ role: 'assistant', content: text });
         texts.push(text);
       }
@@ -28,7 +30,7 @@ describe('qwen2 chat', () => {
     }
 
     const printed = (texts: readonly string[]) => texts.map((text) => `${text}\n`).join('');
-    const chat = (input: string, ...options: string[]) => qwen2(['chat', demo, ...short, ...options], input);
+    const chat = (input: string, ...options: string[]) => qwen2(['chat', demo, ...hot, ...options], input);
 
     it('every line is a message, all at once or not, and gets an answer that knows those before', async () => {
       const lines = Array.from({ length: 12 }, (_, i) => `Message ${i} of many`);
