@@ -246,16 +246,14 @@ class Addon : public Napi::Addon<Addon> {
     const std::shared_ptr<Stream> stream = streams_.get(info[0]);
     std::shared_ptr<Storage> storage = storages_.get(info[1]);
     const uint64_t offset = part_of(*storage, info[2], to.ByteLength());
-    const Completions::Job job = completions_->start(info.Env(), to);
-    stream->download(std::move(storage), offset, to.ByteLength(), to.Data(), finisher(job.id));
-    return job.promise;
+    return promise_of(info.Env(), to, [&](uint64_t job) {
+      stream->download(std::move(storage), offset, to.ByteLength(), to.Data(), finisher(job));
+    });
   }
 
   Napi::Value synchronize(const Napi::CallbackInfo& info) {
     const std::shared_ptr<Stream> stream = streams_.get(info[0]);
-    const Completions::Job job = completions_->start(info.Env());
-    stream->synchronize(finisher(job.id));
-    return job.promise;
+    return promise_of(info.Env(), {}, [&](uint64_t job) { stream->synchronize(finisher(job)); });
   }
 
   Napi::Value record_event(const Napi::CallbackInfo& info) {
@@ -300,16 +298,16 @@ class Addon : public Napi::Addon<Addon> {
 
   Napi::Value measure(const Napi::CallbackInfo& info) {
     const std::shared_ptr<Stream> stream = streams_.get(info[0]);
-    const Completions::Job job = completions_->start(info.Env());
-    stream->measure([this, id = job.id](const DeviceLimits& limits, const Error* error) {
-      completions_->finish(id, error, [limits](Napi::Env env) {
-        Napi::Object result = Napi::Object::New(env);
-        result.Set("readBytesPerSecond", limits.read_bytes_per_second);
-        result.Set("bf16OperationsPerSecond", limits.bf16_operations_per_second);
-        return result;
+    return promise_of(info.Env(), {}, [&](uint64_t job) {
+      stream->measure([this, job](const DeviceLimits& limits, const Error* error) {
+        completions_->finish(job, error, [limits](Napi::Env env) {
+          Napi::Object result = Napi::Object::New(env);
+          result.Set("readBytesPerSecond", limits.read_bytes_per_second);
+          result.Set("bf16OperationsPerSecond", limits.bf16_operations_per_second);
+          return result;
+        });
       });
     });
-    return job.promise;
   }
 
   // (file descriptor, file offset, bytes, storage, byte offset) → Promise
@@ -341,6 +339,19 @@ class Addon : public Napi::Addon<Addon> {
            static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(begin),
            static_cast<unsigned long long>(storage.bytes()));
     return begin;
+  }
+
+  // A promise for what `enqueue(job)` hands to a stream; there is none if that throws.
+  template <typename Enqueue>
+  Napi::Value promise_of(Napi::Env env, Napi::Value keep, Enqueue enqueue) {
+    const Completions::Job job = completions_->start(env, keep);
+    try {
+      enqueue(job.id);
+    } catch (...) {
+      completions_->cancel(env, job.id);
+      throw;
+    }
+    return job.promise;
   }
 
   Completion finisher(uint64_t job) {

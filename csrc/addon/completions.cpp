@@ -21,6 +21,15 @@ Completions::Job Completions::start(Napi::Env env, Napi::Value keep) {
   return {id, promise};
 }
 
+void Completions::cancel(Napi::Env env, uint64_t id) { take(env, pending_.find(id)); }
+
+Completions::Pending Completions::take(Napi::Env env, std::map<uint64_t, Pending>::iterator job) {
+  Pending pending = std::move(job->second);
+  pending_.erase(job);
+  if (pending_.empty()) wake_.Unref(env);
+  return pending;
+}
+
 void Completions::finish(uint64_t id, const Error* error, MakeValue value) {
   std::lock_guard lock(mutex_);
   if (closed_) return;
@@ -46,9 +55,7 @@ void Completions::settle(Napi::Env env) {
   for (Finished& job : finished) {
     auto found = pending_.find(job.id);
     if (found == pending_.end()) continue;
-    Pending pending = std::move(found->second);
-    pending_.erase(found);
-    if (pending_.empty()) wake_.Unref(env);
+    const Pending pending = take(env, found);
     if (job.error) {
       pending.deferred.Reject(to_js(env, *job.error));
     } else {

@@ -29,6 +29,8 @@ class Completions {
   };
   // A pending promise, which keeps the event loop alive; `keep` stays referenced until it is settled.
   Job start(Napi::Env env, Napi::Value keep = {});
+  // Forgets a job that nobody will finish.
+  void cancel(Napi::Env env, uint64_t id);
 
   // Settles the promise of a job, from any thread, once: rejects with the error, or resolves with what `value` makes.
   using MakeValue = std::function<Napi::Value(Napi::Env)>;
@@ -48,6 +50,7 @@ class Completions {
     MakeValue value;
   };
   void settle(Napi::Env env);
+  Pending take(Napi::Env env, std::map<uint64_t, Pending>::iterator job);
 
   Napi::FunctionReference error_class_;
   Napi::ThreadSafeFunction wake_;

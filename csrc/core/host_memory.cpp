@@ -16,10 +16,34 @@ namespace {
 
 constexpr uint64_t huge_page = 2u << 20;
 
+#if defined(__SANITIZE_ADDRESS__)
+
+// The sanitizer's own allocator: it notices an access beyond the last byte, which a mapping hides.
+void* obtain(uint64_t bytes) {
+  void* memory = nullptr;
+  return posix_memalign(&memory, 4096, bytes) == 0 ? memory : nullptr;
+}
+
+void give_back(void* memory, uint64_t) { std::free(memory); }
+
+#else
+
 uint64_t mapped_bytes(uint64_t bytes) {
   const uint64_t unit = bytes >= huge_page ? huge_page : 4096;
   return (std::max<uint64_t>(bytes, 1) + unit - 1) / unit * unit;
 }
+
+void* obtain(uint64_t bytes) {
+  const uint64_t length = mapped_bytes(bytes);
+  void* memory = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  if (length >= huge_page) madvise(memory, length, MADV_HUGEPAGE);
+  return memory;
+}
+
+void give_back(void* memory, uint64_t bytes) { munmap(memory, mapped_bytes(bytes)); }
+
+#endif
 
 bool poisoning() {
   static const bool on = [] {
@@ -52,16 +76,14 @@ void* allocate_host(uint64_t bytes) {
          "close other programs",
          static_cast<double>(bytes) / 1e9, static_cast<double>(available) / 1e9);
   }
-  const uint64_t length = mapped_bytes(bytes);
-  void* memory = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED)
+  void* memory = obtain(bytes);
+  if (memory == nullptr)
     fail("out_of_memory", "the system refused %.2f GB of memory", static_cast<double>(bytes) / 1e9);
-  if (length >= huge_page) madvise(memory, length, MADV_HUGEPAGE);
-  if (poisoning()) std::memset(memory, 0xFF, length);
+  if (poisoning()) std::memset(memory, 0xFF, bytes);
   return memory;
 }
 
-void release_host(void* memory, uint64_t bytes) { munmap(memory, mapped_bytes(bytes)); }
+void release_host(void* memory, uint64_t bytes) { give_back(memory, bytes); }
 
 uint64_t total_host_bytes() {
   const uint64_t machine =

@@ -1,5 +1,7 @@
 #include "core/stream.h"
 
+#include <system_error>
+
 #include "core/contract.h"
 #include "core/guard.h"
 
@@ -14,29 +16,43 @@ void Event::complete(const Error* error) {
   done_.notify_all();
 }
 
-std::optional<Error> Event::wait() {
+std::optional<Error> Event::wait(const std::atomic<bool>& stopping) {
   std::unique_lock lock(mutex_);
-  done_.wait(lock, [this] { return complete_; });
+  done_.wait(lock, [&] { return complete_ || stopping; });
+  if (!complete_) return Error("disposed", "the stream was destroyed while it waited for an event");
   return error_;
+}
+
+void Event::wake() {
+  // Behind the lock: a thread that found `stopping` unset is waiting by now.
+  { std::lock_guard lock(mutex_); }
+  done_.notify_all();
 }
 
 Stream::Stream(std::shared_ptr<Device> device) : device_(std::move(device)) {
   call(device_->api().create_context, device_->handle(), &context_);
-  thread_ = std::thread([this] { thread_main(); });
+  try {
+    thread_ = std::thread([this] { thread_main(); });
+  } catch (const std::system_error& e) {
+    device_->api().destroy_context(context_);
+    fail("out_of_memory", "the system refused a thread for a stream: %s", e.what());
+  }
 }
 
 Stream::~Stream() {
   std::deque<Task> dropped;
+  std::shared_ptr<Event> awaited;
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
     dropped.swap(queue_);
+    awaited = awaited_;
   }
   wake_.notify_one();
+  if (awaited) awaited->wake();
   thread_.join();
-  const Error gone("disposed", "the stream was destroyed before this work ran");
-  for (Task& task : dropped)
-    if (auto* record = std::get_if<Record>(&task)) record->event->complete(&gone);
+  const Error why = error_.value_or(Error("disposed", "the stream was destroyed before this work ran"));
+  for (Task& task : dropped) std::visit([&](auto& work) { drop(work, why); }, task);
   device_->api().destroy_context(context_);
 }
 
@@ -153,11 +169,13 @@ void Stream::execute(Download& download) {
     const void* from = static_cast<const std::byte*>(download.from->data()) + download.offset;
     call(device_->api().download, context_, download.to, from, download.bytes);
   });
+  download.from.reset();  // so that whoever is told may count on the memory being free
   download.done(error_ ? &*error_ : nullptr);
 }
 
 void Stream::execute(std::shared_ptr<Graph>& graph) {
-  for (OpCall& call : graph->calls) execute(call);
+  for (OpCall& call : graph->calls)
+    if (!stopping_) execute(call);
 }
 
 void Stream::execute(Record& record) {
@@ -166,9 +184,15 @@ void Stream::execute(Record& record) {
 }
 
 void Stream::execute(Wait& wait) {
+  const auto set_awaited = [this](std::shared_ptr<Event> event) {
+    std::lock_guard lock(mutex_);
+    awaited_ = std::move(event);
+  };
+  set_awaited(wait.event);
   attempt([&] {
-    if (std::optional<Error> error = wait.event->wait()) throw Error(*error);
+    if (std::optional<Error> error = wait.event->wait(stopping_)) throw Error(*error);
   });
+  set_awaited(nullptr);
 }
 
 void Stream::execute(Synchronize& synchronize) {
@@ -183,5 +207,10 @@ void Stream::execute(Measure& measure) {
   attempt([&] { call(device_->api().measure, context_, &limits); });
   measure.done(limits, error_ ? &*error_ : nullptr);
 }
+
+void Stream::drop(Download& download, const Error& why) { download.done(&why); }
+void Stream::drop(Record& record, const Error& why) { record.event->complete(&why); }
+void Stream::drop(Synchronize& synchronize, const Error& why) { synchronize.done(&why); }
+void Stream::drop(Measure& measure, const Error& why) { measure.done({}, &why); }
 
 }  // namespace qwen2

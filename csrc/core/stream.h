@@ -5,6 +5,7 @@
 // next synchronize() reports and clears it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -42,8 +43,10 @@ struct Graph {
 class Event {
  public:
   void complete(const Error* error);
-  // Blocks the calling stream thread; returns the error of the stream that recorded the event.
-  std::optional<Error> wait();
+  // Blocks the calling stream thread until the event is complete, or `stopping` is set and wake() called. Returns the
+  // error of the stream that recorded the event, or that it did not happen in time.
+  std::optional<Error> wait(const std::atomic<bool>& stopping);
+  void wake();
 
  private:
   std::mutex mutex_;
@@ -55,7 +58,7 @@ class Event {
 class Stream {
  public:
   explicit Stream(std::shared_ptr<Device> device);
-  // Drops what is queued, waits for what runs.
+  // Drops what is queued, waits for the operation that runs. Whoever waits for dropped work is told.
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -115,6 +118,13 @@ class Stream {
   void execute(Wait& wait);
   void execute(Synchronize& synchronize);
   void execute(Measure& measure);
+  // Tells who waits for work that will not be done.
+  static void drop(Download& download, const Error& why);
+  static void drop(Record& record, const Error& why);
+  static void drop(Synchronize& synchronize, const Error& why);
+  static void drop(Measure& measure, const Error& why);
+  template <typename Work>
+  static void drop(Work&, const Error&) {}
 
   std::shared_ptr<Device> device_;
   std::shared_ptr<Graph> capture_;  // caller's thread only
@@ -124,7 +134,8 @@ class Stream {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Task> queue_;
-  bool stopping_ = false;
+  std::shared_ptr<Event> awaited_;  // what the stream's thread waits for
+  std::atomic<bool> stopping_{false};
   std::thread thread_;
 };
 

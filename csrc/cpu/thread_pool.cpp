@@ -1,7 +1,10 @@
 #include "cpu/thread_pool.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
+
+#include "core/error.h"
 
 namespace qwen2::cpu {
 namespace {
@@ -20,10 +23,19 @@ void pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { worker_main(worker); });
+  workers_.reserve(static_cast<size_t>(threads));
+  try {
+    for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { worker_main(worker); });
+  } catch (const std::system_error& e) {
+    const size_t started = workers_.size() + 1;
+    stop();
+    fail("out_of_memory", "the system refused thread %zu of %d: %s; use fewer threads", started + 1, threads, e.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_ = true;
   generation_.fetch_add(1);
   generation_.notify_all();

@@ -26,6 +26,7 @@ class ThreadPool {
   void run(int64_t items, int64_t piece, Body body, void* self);
 
  private:
+  void stop();
   void worker_main(int worker);
   void work(int worker);
   // The generation, once it is not `seen`: spins briefly, since steps follow each other within microseconds, then sleeps.

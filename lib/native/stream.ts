@@ -66,8 +66,8 @@ export class Stream {
   }
 
   /** Resolves when everything enqueued so far is done; rejects with the earliest error since the last call. */
-  synchronized(): Promise<void> {
-    return nativeAddon().synchronize(this.#id);
+  async synchronized(): Promise<void> {
+    await nativeAddon().synchronize(this.#id);
   }
 
   /** Marks this point, for `wait` of another stream. */
@@ -98,11 +98,14 @@ export class Stream {
   }
 
   /** Measures what the device can do at best; about two seconds. */
-  measure(): Promise<DeviceLimits> {
-    return nativeAddon().measure(this.#id);
+  async measure(): Promise<DeviceLimits> {
+    return await nativeAddon().measure(this.#id);
   }
 
-  /** Drops what is queued and ends the thread behind the stream. Await `synchronized()` first to let work finish. */
+  /**
+   * Drops what is queued and ends the thread behind the stream; promises for dropped work reject. Await `synchronized()`
+   * first to let work finish.
+   */
   dispose(): void {
     if (this.#destroyed) return;
     this.#destroyed = true;
@@ -113,12 +116,15 @@ export class Stream {
 /** A point in a stream. */
 export class Event {
   readonly id: number;
+  #released = false;
 
   constructor(id: number) {
     this.id = id;
   }
 
   dispose(): void {
+    if (this.#released) return;
+    this.#released = true;
     nativeAddon().releaseEvent(this.id);
   }
 }
@@ -126,12 +132,15 @@ export class Event {
 /** A recorded list of operations; it keeps the memory that they touch. */
 export class Graph {
   readonly id: number;
+  #released = false;
 
   constructor(id: number) {
     this.id = id;
   }
 
   dispose(): void {
+    if (this.#released) return;
+    this.#released = true;
     nativeAddon().releaseGraph(this.id);
   }
 }

@@ -55,10 +55,10 @@ export class Tensor {
     );
   }
 
-  /** The part `start` … `start + length` of a dimension, sharing memory. */
+  /** The part `start` … `start + length` of a dimension, sharing memory; not of a packed weight. */
   narrow(dimension: number, start: number, length: number): Tensor {
     const size = this.shape[dimension];
-    if (size === undefined || start < 0 || length < 0 || start + length > size)
+    if (this.layout !== 'strided' || size === undefined || start < 0 || length < 0 || start + length > size)
       throw new Qwen2Error('internal', `narrow(${dimension}, ${start}, ${length}) of a tensor [${this.shape}]`);
     const shape = this.shape.with(dimension, length);
     const byteOffset = this.byteOffset + start * this.strides[dimension]! * dtypeBytes[this.dtype];
