@@ -54,11 +54,7 @@ export class Runner {
     const isDecode = entries.every(({ sequence }) => sequence.pending === 1 && !wantsPrompt(sequence));
     const sampled = isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
     // The earliest error of the stream names the operation; downloads behind it only repeat it.
-    const [results] = await Promise.all([sampled, this.#stream.synchronized()]).catch((error: unknown) => {
-      // Uploads behind the error were skipped.
-      this.#uploadedBlocks.length = 0;
-      throw error;
-    });
+    const [results] = await Promise.all([sampled, this.#stream.synchronized()]);
     return entries.map(({ sequence, count }) => {
       sequence.computed += count;
       const row = results.get(sequence);

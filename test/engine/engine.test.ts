@@ -109,6 +109,8 @@ describe('engine', () => {
         [{ stepTokens: 16 }, 0],
         [{ stepTokens: 24 }, 5],
         [{ contextLength: 160, cacheTokens: 160 }, 3],
+        // The others grow while the prompt is computed, and take its blocks.
+        [{ contextLength: 160, cacheTokens: 208, stepTokens: 8, maxSequences: 4 }, 3],
       ] as const)
         assert.deepStrictEqual(await collect(options, beside), whole, JSON.stringify(options));
     });
@@ -259,7 +261,10 @@ function logitsOf(bench: EngineBench, prompt: readonly number[]): Promise<Float3
     bench.engine.submit(
       { prompt, parameters, stopTokens: new Set(), maxTokens: 0, choice: 0 },
       {
-        onPromptLogits: (first, part) => rows.set(part, first * vocabularySize),
+        onPromptLogits: (first, part) => {
+          assert.ok(Number.isNaN(rows[first * vocabularySize]), `row ${first} comes once`);
+          rows.set(part, first * vocabularySize);
+        },
         onToken: () => false,
         onEnd: () => resolve(rows),
         onError: reject,
