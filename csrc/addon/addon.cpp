@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 
+#include "addon/background.h"
 #include "addon/completions.h"
 #include "addon/cuda_library.h"
 #include "addon/file_reader.h"
@@ -60,7 +61,7 @@ class Addon : public Napi::Addon<Addon> {
                              method<&Addon::set_error_class>("setErrorClass"),
                              method<&Addon::operations>("operations"),
                              method<&Addon::cpu_levels>("cpuLevels"),
-                             method<&Addon::cuda_unavailable>("cudaUnavailable"),
+                             method<&Addon::probe_device>("probeDevice"),
                              method<&Addon::open_device>("openDevice"),
                              method<&Addon::describe_device>("describeDevice"),
                              method<&Addon::close_device>("closeDevice"),
@@ -83,6 +84,7 @@ class Addon : public Napi::Addon<Addon> {
                              method<&Addon::release_graph>("releaseGraph"),
                              method<&Addon::measure>("measure"),
                              method<&Addon::read_file>("readFile"),
+                             method<&Addon::trim_staging>("trimStaging"),
                          });
     // Registered after the thread-safe function, so it runs before that one's own clean-up: threads end first.
     napi_add_env_cleanup_hook(env, shut_down, this);
@@ -148,25 +150,19 @@ class Addon : public Napi::Addon<Addon> {
     return list;
   }
 
-  // Why CUDA can't be used, or undefined.
-  Napi::Value cuda_unavailable(const Napi::CallbackInfo& info) {
-    std::string reason;
-    if (cuda_device_api(&reason)) return info.Env().Undefined();
-    return Napi::String::New(info.Env(), reason);
+  // (name) → Promise: rejects with the reason if a CUDA device can't be used. Opening it is quick from then on.
+  Napi::Value probe_device(const Napi::CallbackInfo& info) {
+    const std::string name = info[0].As<Napi::String>();
+    return run_in_background(info.Env(), *completions_, [name] { open_cuda_device(name); });
   }
 
   // (name, threads, simd)
   Napi::Value open_device(const Napi::CallbackInfo& info) {
     const std::string name = info[0].As<Napi::String>();
+    if (is_cuda(name)) return number(info, devices_.add(open_cuda_device(name)));
     const int threads = info[1].As<Napi::Number>().Int32Value();
     const std::string variant = info[2].As<Napi::String>();
-    if (!name.starts_with("cuda")) return number(info, devices_.add(open_host_device(name, threads, variant)));
-    std::string reason;
-    const DeviceApi* api = cuda_device_api(&reason);
-    if (api == nullptr) fail("device_unavailable", "device '%s' can't be used: %s", name.c_str(), reason.c_str());
-    const int index = name.size() > 5 ? std::atoi(name.c_str() + 5) : 0;
-    const DeviceOptions options{.index = index, .threads = 0, .variant = nullptr};
-    return number(info, devices_.add(std::make_shared<Device>(name, api, options)));
+    return number(info, devices_.add(open_host_device(name, threads, variant)));
   }
 
   Napi::Value describe_device(const Napi::CallbackInfo& info) {
@@ -207,8 +203,9 @@ class Addon : public Napi::Addon<Addon> {
     return number(info, storages_.add(std::make_shared<Storage>(devices_.get(info[0]), bytes)));
   }
 
+  // Unmapping gigabytes takes milliseconds, so not on the JavaScript thread.
   Napi::Value release(const Napi::CallbackInfo& info) {
-    return release_storage(info.Env(), storages_.take(info[0]));
+    return run_in_background(info.Env(), *completions_, [storage = storages_.take(info[0])]() mutable { storage.reset(); });
   }
 
   Napi::Value create_stream(const Napi::CallbackInfo& info) {
@@ -310,13 +307,21 @@ class Addon : public Napi::Addon<Addon> {
     });
   }
 
-  // (file descriptor, file offset, bytes, storage, byte offset) → Promise
+  // (stream, file descriptor, file offset, bytes, storage, byte offset) → Promise
   Napi::Value read_file(const Napi::CallbackInfo& info) {
-    const uint64_t bytes = static_cast<uint64_t>(int64(info[2]));
-    std::shared_ptr<Storage> storage = storages_.get(info[3]);
-    const uint64_t offset = part_of(*storage, info[4], bytes);
-    return addon::read_file(info.Env(), *completions_, int32(info[0]), static_cast<uint64_t>(int64(info[1])), bytes,
-                            std::move(storage), offset);
+    const uint64_t bytes = static_cast<uint64_t>(int64(info[3]));
+    std::shared_ptr<Storage> storage = storages_.get(info[4]);
+    const uint64_t offset = part_of(*storage, info[5], bytes);
+    const FilePart part{int32(info[1]), static_cast<uint64_t>(int64(info[2])), bytes};
+    const std::shared_ptr<Stream> stream = streams_.get(info[0]);
+    return promise_of(info.Env(), {}, [&](uint64_t job) {
+      addon::read_file(info.Env(), stream, part, std::move(storage), offset, finisher(job));
+    });
+  }
+
+  // (device)
+  Napi::Value trim_staging(const Napi::CallbackInfo& info) {
+    return run_in_background(info.Env(), *completions_, [device = devices_.get(info[0])] { device->trim_staging(); });
   }
 
   static int32_t int32(const Napi::Value& value) { return value.As<Napi::Number>().Int32Value(); }

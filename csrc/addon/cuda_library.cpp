@@ -2,10 +2,15 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
+
+#include "core/error.h"
 #include "ops/ops.h"
 
 namespace qwen2::addon {
 namespace {
+
+constexpr const char* emulated = "cuda-emulated";
 
 // The folder this library was loaded from.
 std::string own_folder() {
@@ -19,11 +24,11 @@ struct Library {
   const DeviceApi* api = nullptr;
   std::string reason;
 
-  Library() {
-    const std::string path = own_folder() + "/libqwen2-cuda.so";
+  explicit Library(const std::string& file) {
+    const std::string path = own_folder() + "/" + file;
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
-      reason = "the CUDA library can't be loaded: " + std::string(dlerror());
+      reason = "its library can't be loaded: " + std::string(dlerror());
       return;
     }
     using GetApi = const DeviceApi* (*)();
@@ -37,12 +42,37 @@ struct Library {
   }
 };
 
+const Library& library_of(const std::string& name) {
+  if (name == emulated) {
+    static const Library library("libqwen2-cuda-emulated.so");
+    return library;
+  }
+  static const Library library("libqwen2-cuda.so");
+  return library;
+}
+
+// N of "cuda:N".
+int index_of(const std::string& name) {
+  const size_t colon = name.find(':');
+  return colon == std::string::npos ? 0 : std::atoi(name.c_str() + colon + 1);
+}
+
 }  // namespace
 
-const DeviceApi* cuda_device_api(std::string* reason) {
-  static const Library library;
-  *reason = library.reason;
-  return library.api;
+bool is_cuda(const std::string& name) { return name.starts_with("cuda"); }
+
+std::shared_ptr<Device> open_cuda_device(const std::string& name) {
+  const Library& library = library_of(name);
+  std::string reason = library.reason;
+  if (library.api != nullptr) {
+    try {
+      const DeviceOptions options{.index = index_of(name), .threads = 0, .variant = nullptr};
+      return std::make_shared<Device>(name, library.api, options);
+    } catch (const Error& e) {
+      reason = e.what();
+    }
+  }
+  fail("device_unavailable", "device '%s' can't be used: %s", name.c_str(), reason.c_str());
 }
 
 }  // namespace qwen2::addon

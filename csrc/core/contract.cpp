@@ -28,26 +28,24 @@ bool rows_are_contiguous(const Tensor& t) {
   return t.rank == 1 ? t.strides[0] == 1 : t.strides[0] >= expected;
 }
 
-// Rows of a tensor, in bytes.
+// Where a tensor lies: rows of bytes, or a packed weight as one row.
 struct Rows {
   const char* begin;
-  int64_t count, length, stride;
+  int64_t count = 1, length, stride;
 
-  explicit Rows(const Tensor& t)
-      : begin(t.as<const char>()),
-        count(t.rank == 0 ? 1 : t.shape[0]),
-        length(count == 0 ? 0 : t.elements() / count * size_of(t.dtype)),
-        stride(count > 1 ? t.strides[0] * size_of(t.dtype) : length) {}
+  Rows(const Device& device, const Tensor& t) : begin(t.as<const char>()) {
+    if (t.elements() == 0) count = 0;
+    if (t.layout != Layout::strided) {
+      length = static_cast<int64_t>(
+          device.api().packed_bytes(device.handle(), static_cast<int32_t>(t.dtype), t.shape[0], t.shape[1]));
+    } else {
+      if (count > 0 && t.rank > 0) count = t.shape[0];
+      length = count > 0 ? t.elements() / count * size_of(t.dtype) : 0;
+    }
+    stride = count > 1 ? t.strides[0] * size_of(t.dtype) : length;
+  }
   const char* end() const { return begin + (count - 1) * stride + length; }
 };
-
-bool overlap(const Tensor& a_tensor, const Tensor& b_tensor) {
-  const Rows a(a_tensor), b(b_tensor);
-  if (a.count == 0 || b.count == 0 || a.end() <= b.begin || b.end() <= a.begin) return false;
-  if (a.stride != b.stride) return true;
-  const int64_t shift = ((b.begin - a.begin) % a.stride + a.stride) % a.stride;
-  return shift < a.length || shift + b.length > a.stride;
-}
 
 }  // namespace
 
@@ -142,6 +140,22 @@ void Contract::kv_cache(const char* name, const Tensor& t, DType dtype, int32_t 
   constexpr int64_t alignment = 16;
   require(reinterpret_cast<uintptr_t>(t.data) % alignment == 0 && (t.shape[0] <= 1 || t.strides[0] % alignment == 0),
           "%s must have its blocks at multiples of %d bytes", name, static_cast<int>(alignment));
+}
+
+bool Contract::overlap(const Tensor& a_tensor, const Tensor& b_tensor) const {
+  const Rows a(device_, a_tensor), b(device_, b_tensor);
+  if (a.count == 0 || b.count == 0 || a.end() <= b.begin || b.end() <= a.begin) return false;
+  if (a.stride != b.stride) return true;
+  const int64_t shift = ((b.begin - a.begin) % a.stride + a.stride) % a.stride;
+  return shift < a.length || shift + b.length > a.stride;
+}
+
+void Contract::alone(const char* name, const Tensor& t) {
+  for (const Field& field : op_.fields) {
+    if (field.type != FieldType::tensor && field.type != FieldType::optional_tensor) continue;
+    const Tensor& other = *reinterpret_cast<const Tensor*>(static_cast<const char*>(args_) + field.offset);
+    if (&other != &t && other.data != nullptr) disjoint(name, t, field.name, other);
+  }
 }
 
 void Contract::disjoint(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b) {

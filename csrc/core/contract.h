@@ -55,7 +55,9 @@ class Contract {
   void kv_shape(int32_t kv_heads, int32_t head_dim, int32_t block_size);
   void kv_cache(const char* name, const Tensor& t, DType dtype, int32_t kv_heads, int32_t head_dim, int32_t block_size);
   void same_dtype(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
-  // Rows of a may lie in the gaps between rows of b.
+  // What an operation writes overlaps nothing else that it is given: a kernel may read its arguments, indices that it has
+  // checked among them, while it writes. Rows may lie in the gaps between other rows.
+  void alone(const char* name, const Tensor& t);
   void disjoint(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
   void same_or_disjoint(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
   // Fails with the message unless the condition holds. Formats like printf.
@@ -63,6 +65,7 @@ class Contract {
 
  private:
   void dims(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes);
+  bool overlap(const Tensor& a, const Tensor& b) const;
   [[noreturn]] void violated(const std::string& message) const;
 
   const Device& device_;

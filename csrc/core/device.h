@@ -2,8 +2,11 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "core/device_api.h"
 
@@ -24,12 +27,20 @@ class Device : public std::enable_shared_from_this<Device> {
   // Bytes of all storages that are alive.
   uint64_t allocated_bytes() const { return allocated_; }
 
+  // Staging memory for uploads of so many bytes; whoever takes it gives it back. Kept until trim_staging, because
+  // pinning memory takes milliseconds. Any thread may call these.
+  void* take_staging(uint64_t bytes);
+  void give_staging(void* memory, uint64_t bytes);
+  void trim_staging();
+
  private:
   friend class Storage;
   std::string name_;
   const DeviceApi* api_;
   void* handle_ = nullptr;
   std::atomic<uint64_t> allocated_{0};
+  std::mutex staging_mutex_;
+  std::map<uint64_t, std::vector<void*>> staging_;  // by size
 };
 
 // A piece of device memory, freed when the last of its users lets go: its owner, or work that is still queued.

@@ -10,7 +10,7 @@
 namespace qwen2 {
 
 // Rises with every change of this file, of Tensor, or of the order or arguments of the operations.
-constexpr uint32_t device_api_version = 1;
+constexpr uint32_t device_api_version = 2;
 
 struct DeviceOptions {
   int32_t index;        // which of several devices of the kind
@@ -54,6 +54,18 @@ struct DeviceApi {
   int32_t (*download)(void* context, void* to, const void* from, uint64_t bytes, char* error, uint32_t error_size);
   int32_t (*synchronize)(void* context, char* error, uint32_t error_size);
   int32_t (*measure)(void* context, DeviceLimits* limits, char* error, uint32_t error_size);
+
+  // Null where a graph is replayed operation by operation. Between the first two, kernels record into the graph.
+  int32_t (*begin_capture)(void* context, char* error, uint32_t error_size);
+  int32_t (*end_capture)(void* context, void** graph, char* error, uint32_t error_size);
+  int32_t (*launch_graph)(void* context, void* graph, char* error, uint32_t error_size);
+  void (*destroy_graph)(void* device, void* graph);
+
+  // Memory of the host that the device copies from fastest; null where device memory is the host's own.
+  int32_t (*allocate_staging)(void* device, uint64_t bytes, void** memory, char* error, uint32_t error_size);
+  void (*release_staging)(void* device, void* memory);
+  // Returns when the copy is done.
+  int32_t (*upload_staged)(void* context, void* to, const void* from, uint64_t bytes, char* error, uint32_t error_size);
 };
 
 }  // namespace qwen2

@@ -1,5 +1,7 @@
 #include "core/stream.h"
 
+#include <utility>
+
 #include <system_error>
 
 #include "core/contract.h"
@@ -27,6 +29,10 @@ void Event::wake() {
   // Behind the lock: a thread that found `stopping` unset is waiting by now.
   { std::lock_guard lock(mutex_); }
   done_.notify_all();
+}
+
+Graph::~Graph() {
+  if (captured != nullptr) device->api().destroy_graph(device->handle(), captured);
 }
 
 Stream::Stream(std::shared_ptr<Device> device) : device_(std::move(device)) {
@@ -69,6 +75,11 @@ void Stream::upload(std::shared_ptr<Storage> to, uint64_t offset, std::vector<st
   enqueue(Upload{std::move(to), offset, std::move(bytes)});
 }
 
+void Stream::upload_staged(std::shared_ptr<Storage> to, uint64_t offset, const void* from, uint64_t bytes,
+                           Completion done) {
+  enqueue(StagedUpload{std::move(to), offset, from, bytes, std::move(done)});
+}
+
 void Stream::download(std::shared_ptr<Storage> from, uint64_t offset, uint64_t bytes, void* to, Completion done) {
   refuse_in_capture("a download");
   enqueue(Download{std::move(from), offset, bytes, to, std::move(done)});
@@ -101,8 +112,7 @@ void Stream::measure(std::function<void(const DeviceLimits&, const Error*)> done
 
 void Stream::begin_capture() {
   refuse_in_capture("another capture");
-  capture_ = std::make_shared<Graph>();
-  capture_->device = device_;
+  capture_ = std::make_shared<Graph>(device_);
 }
 
 std::shared_ptr<Graph> Stream::end_capture() {
@@ -145,15 +155,17 @@ void Stream::attempt(const std::function<void()>& work) {
 }
 
 void Stream::execute(OpCall& op_call) {
-  attempt([&] {
-    try {
-      call(op_call.kernel, context_, static_cast<const void*>(op_call.args.data()),
-           static_cast<uint32_t>(op_call.args.size()));
-    } catch (const Error& e) {
-      throw Error(e.code(), std::string(e.what()) + "; in " + describe_call(*op_call.op, op_call.args.data()) +
-                                " on " + device_->name());
-    }
-  });
+  attempt([&] { run_op(op_call); });
+}
+
+void Stream::run_op(OpCall& op_call) {
+  try {
+    call(op_call.kernel, context_, static_cast<const void*>(op_call.args.data()),
+         static_cast<uint32_t>(op_call.args.size()));
+  } catch (const Error& e) {
+    throw Error(e.code(), std::string(e.what()) + "; in " + describe_call(*op_call.op, op_call.args.data()) + " on " +
+                              device_->name());
+  }
 }
 
 void Stream::execute(Upload& upload) {
@@ -162,6 +174,14 @@ void Stream::execute(Upload& upload) {
     call(device_->api().upload, context_, to, static_cast<const void*>(upload.bytes.data()),
          static_cast<uint64_t>(upload.bytes.size()));
   });
+}
+
+void Stream::execute(StagedUpload& upload) {
+  attempt([&] {
+    void* to = static_cast<std::byte*>(upload.to->data()) + upload.offset;
+    call(device_->api().upload_staged, context_, to, upload.from, upload.bytes);
+  });
+  upload.done(error_ ? &*error_ : nullptr);
 }
 
 void Stream::execute(Download& download) {
@@ -208,6 +228,7 @@ void Stream::execute(Measure& measure) {
   measure.done(limits, error_ ? &*error_ : nullptr);
 }
 
+void Stream::drop(StagedUpload& upload, const Error& why) { upload.done(&why); }
 void Stream::drop(Download& download, const Error& why) { download.done(&why); }
 void Stream::drop(Record& record, const Error& why) { record.event->complete(&why); }
 void Stream::drop(Synchronize& synchronize, const Error& why) { synchronize.done(&why); }

@@ -35,8 +35,17 @@ struct OpCall {
 
 // A recorded list of operations that replays in one call. It pins the storages its operations touch.
 struct Graph {
+  explicit Graph(std::shared_ptr<Device> of) : device(std::move(of)) {}
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
   std::shared_ptr<Device> device;
   std::vector<OpCall> calls;
+  // The device's own form of it, made at the first launch where the device has one. It belongs to the context that
+  // captured it.
+  void* captured = nullptr;
+  void* captured_by = nullptr;
 };
 
 // A point in a stream that other streams, or the caller, can wait for.
@@ -68,6 +77,8 @@ class Stream {
   void run(OpCall call);
   // `bytes` are copied by the caller into the record, so the source may change at once.
   void upload(std::shared_ptr<Storage> to, uint64_t offset, std::vector<std::byte> bytes);
+  // `from` is staging memory of the device and must stay valid until `done` is called.
+  void upload_staged(std::shared_ptr<Storage> to, uint64_t offset, const void* from, uint64_t bytes, Completion done);
   // `to` must stay valid until `done` is called.
   void download(std::shared_ptr<Storage> from, uint64_t offset, uint64_t bytes, void* to, Completion done);
   void launch(std::shared_ptr<Graph> graph);
@@ -85,6 +96,13 @@ class Stream {
     std::shared_ptr<Storage> to;
     uint64_t offset;
     std::vector<std::byte> bytes;
+  };
+  struct StagedUpload {
+    std::shared_ptr<Storage> to;
+    uint64_t offset;
+    const void* from;
+    uint64_t bytes;
+    Completion done;
   };
   struct Download {
     std::shared_ptr<Storage> from;
@@ -104,14 +122,18 @@ class Stream {
   struct Measure {
     std::function<void(const DeviceLimits&, const Error*)> done;
   };
-  using Task = std::variant<OpCall, Upload, Download, std::shared_ptr<Graph>, Record, Wait, Synchronize, Measure>;
+  using Task = std::variant<OpCall, Upload, StagedUpload, Download, std::shared_ptr<Graph>, Record, Wait, Synchronize,
+                            Measure>;
 
   void enqueue(Task task);
   void refuse_in_capture(const char* what) const;
   void thread_main();
   void attempt(const std::function<void()>& work);
   void execute(OpCall& call);
+  void run_op(OpCall& call);
+  void capture(Graph& graph);
   void execute(Upload& upload);
+  void execute(StagedUpload& upload);
   void execute(Download& download);
   void execute(std::shared_ptr<Graph>& graph);
   void execute(Record& record);
@@ -119,6 +141,7 @@ class Stream {
   void execute(Synchronize& synchronize);
   void execute(Measure& measure);
   // Tells who waits for work that will not be done.
+  static void drop(StagedUpload& upload, const Error& why);
   static void drop(Download& download, const Error& why);
   static void drop(Record& record, const Error& why);
   static void drop(Synchronize& synchronize, const Error& why);

@@ -30,12 +30,12 @@ struct Tensor {
   int64_t strides[max_rank];  // in elements
 
   template <typename T>
-  T* as() const {
+  QWEN2_HOST_DEVICE T* as() const {
     return static_cast<T*>(data);
   }
   // The start of row i, for matrices whose rows may be strided.
   template <typename T>
-  T* row(int64_t i) const {
+  QWEN2_HOST_DEVICE T* row(int64_t i) const {
     return static_cast<T*>(data) + i * strides[0];
   }
   int64_t elements() const {
@@ -47,7 +47,7 @@ struct Tensor {
 
 // The same, absent when data is null.
 struct OptionalTensor : Tensor {
-  bool present() const { return data != nullptr; }
+  QWEN2_HOST_DEVICE bool present() const { return data != nullptr; }
 };
 
 }  // namespace qwen2

@@ -200,7 +200,14 @@ DeviceApi device_api(Simd level, std::span<const Kernel> kernels) {
           .upload = copy,
           .download = copy,
           .synchronize = synchronize,
-          .measure = measure};
+          .measure = measure,
+          .begin_capture = nullptr,
+          .end_capture = nullptr,
+          .launch_graph = nullptr,
+          .destroy_graph = nullptr,
+          .allocate_staging = nullptr,
+          .release_staging = nullptr,
+          .upload_staged = nullptr};
 }
 
 }  // namespace qwen2::cpu

@@ -80,6 +80,7 @@ export class WeightLoader {
     } finally {
       await Promise.all([...files.values()].map((file) => file.close()));
       await Promise.all(staging.map((buffer) => buffer.dispose()));
+      await this.#device.trimStaging();
     }
   }
 
@@ -88,7 +89,7 @@ export class WeightLoader {
     const bytes = byteLength(chunk);
     const rowBytes = bytes / rows;
     try {
-      await nativeAddon().readFile(file.fd, source.offset + firstRow * rowBytes, bytes, buffer.id, 0);
+      await nativeAddon().readFile(this.#stream.id, file.fd, source.offset + firstRow * rowBytes, bytes, buffer.id, 0);
     } catch (cause) {
       if (!(cause instanceof Qwen2Error)) throw cause;
       throw new Qwen2Error(cause.code, `${source.path}, tensor ${source.name}: ${cause.message}`, { cause });

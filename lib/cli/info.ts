@@ -11,7 +11,7 @@ export function infoCommand(): Command {
 }
 
 async function info(folder: string | undefined, { json }: { json?: boolean }): Promise<void> {
-  const devices = listDevices();
+  const devices = await listDevices();
   const checkpoint = folder === undefined ? undefined : await inspectCheckpoint(folder);
   if (json) {
     process.stdout.write(`${JSON.stringify({ devices, ...(checkpoint && { checkpoint: forJson(checkpoint) }) })}\n`);

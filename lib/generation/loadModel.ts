@@ -7,7 +7,7 @@ import { qwen2Shapes } from '../checkpoint/shapes.js';
 import { Engine } from '../engine/engine.js';
 import { type EngineOptions, planMemory } from '../engine/memory.js';
 import { freeBesideWeights, loadWeights, randomWeights, type Weights } from '../model/weights.js';
-import { Device, type DeviceOptions } from '../native/device.js';
+import { type Device, type DeviceOptions, openDevice } from '../native/device.js';
 import { Qwen2Error, throwIfAborted } from '../native/errors.js';
 import type { Stream } from '../native/stream.js';
 import { hasTokenizer, loadTokenizer, type Tokenizer } from '../tokenizer/tokenizer.js';
@@ -61,7 +61,7 @@ export async function loadModel(source: string | RandomModel, options: LoadOptio
   checkOptions(options);
   throwIfAborted(options.signal, 'Loading');
   const origin = await openOrigin(source, options.signal);
-  const device = Device.open(options.device ?? 'auto', options);
+  const device = await openDevice(options.device ?? 'auto', options);
   const stream = device.createStream();
   let weights: Weights | undefined;
   let tokenizer: Tokenizer | undefined;

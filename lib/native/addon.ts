@@ -37,7 +37,7 @@ export interface NativeAddon {
   setErrorClass(errorClass: new (code: Qwen2ErrorCode, message: string) => Error): void;
   operations(): { name: string; fields: OperationField[] }[];
   cpuLevels(): string[];
-  cudaUnavailable(): string | undefined;
+  probeDevice(name: string): Promise<void>;
 
   openDevice(name: string, threads: number, simd: string): number;
   describeDevice(device: number): DeviceDescription;
@@ -63,7 +63,15 @@ export interface NativeAddon {
   releaseGraph(graph: number): void;
   measure(stream: number): Promise<DeviceLimits>;
 
-  readFile(fd: number, fileOffset: number, bytes: number, storage: number, offset: number): Promise<void>;
+  readFile(
+    stream: number,
+    fd: number,
+    fileOffset: number,
+    bytes: number,
+    storage: number,
+    offset: number,
+  ): Promise<void>;
+  trimStaging(device: number): Promise<void>;
 }
 
 /** The package's folder: what holds package.json, build/ and prebuilds/. */

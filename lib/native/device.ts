@@ -28,17 +28,20 @@ export class Device {
   readonly #id: number;
   #closed = false;
 
-  /** @throws device_unavailable with the reason, invalid_argument for a name that is not a device's. */
+  /**
+   * Opens a device at once: for one that needs a driver, use `openDevice`.
+   *
+   * @throws device_unavailable with the reason, invalid_argument for a name that is not a device's.
+   */
   static open(name: string, { threads, simd = '' }: DeviceOptions = {}): Device {
-    const resolved = name === 'auto' ? (nativeAddon().cudaUnavailable() === undefined ? 'cuda' : 'cpu') : name;
-    if (!/^(reference|cpu|cuda(:\d+)?)$/.test(resolved))
+    if (!/^(reference|cpu|cuda(:\d+)?|cuda-emulated)$/.test(name))
       throw new Qwen2Error(
         'invalid_argument',
         `There is no device '${name}'; use 'auto', 'cuda', 'cuda:1', 'cpu' or 'reference'`,
       );
     if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 1024))
       throw new Qwen2Error('invalid_argument', `threads must be a whole number from 1 to 1024, it is ${threads}`);
-    return new Device(resolved, nativeAddon().openDevice(resolved, threads ?? 0, simd));
+    return new Device(name, nativeAddon().openDevice(name, threads ?? 0, simd));
   }
 
   private constructor(name: string, id: number) {
@@ -76,6 +79,11 @@ export class Device {
     return nativeAddon().kvBlockBytes(this.#id, dtypeIndex[dtype], kvHeads, headDim, blockSize);
   }
 
+  /** Returns the host memory that uploads passed through. */
+  trimStaging(): Promise<void> {
+    return nativeAddon().trimStaging(this.#id);
+  }
+
   createStream(): Stream {
     return new Stream(nativeAddon().createStream(this.#id));
   }
@@ -88,23 +96,54 @@ export class Device {
   }
 }
 
-/** Every device of this machine, and why one can't be used. */
-export function listDevices(): DeviceStatus[] {
-  const cuda = nativeAddon().cudaUnavailable();
-  const names = cuda === undefined ? ['cuda', 'cpu', 'reference'] : ['cpu', 'reference'];
-  const devices = names.map((name): DeviceStatus => {
-    const device = Device.open(name);
-    const { description, totalBytes, freeBytes } = device.describe();
-    device.dispose();
-    return { name, available: true, description, totalBytes, freeBytes };
-  });
-  if (cuda !== undefined) devices.unshift({ name: 'cuda', available: false, description: cuda });
-  return devices;
+/**
+ * Opens a device, 'auto' being a usable GPU or else the CPU. A driver is started off the JavaScript thread.
+ *
+ * @throws device_unavailable with the reason, invalid_argument for a name that is not a device's.
+ */
+export async function openDevice(name: string, options: DeviceOptions = {}): Promise<Device> {
+  if (name === 'auto') return Device.open((await whyUnusable('cuda')) === undefined ? 'cuda' : 'cpu', options);
+  if (isCuda(name)) await nativeAddon().probeDevice(name);
+  return Device.open(name, options);
+}
+
+function isCuda(name: string): boolean {
+  return /^cuda(:\d+)?$/.test(name);
+}
+
+/** The reason why a CUDA device can't be used; undefined if it can. */
+async function whyUnusable(name: string): Promise<string | undefined> {
+  try {
+    await nativeAddon().probeDevice(name);
+    return undefined;
+  } catch (error) {
+    return (error as Qwen2Error).message;
+  }
+}
+
+/** Every device of this machine, GPUs first, and why CUDA can't be used where it can't. */
+export async function listDevices(): Promise<DeviceStatus[]> {
+  const devices: DeviceStatus[] = [];
+  for (let index = 0; ; index++) {
+    const name = index === 0 ? 'cuda' : `cuda:${index}`;
+    const reason = await whyUnusable(name);
+    if (reason === undefined) devices.push(describeDevice(name));
+    else if (index === 0) devices.push({ name, available: false, description: reason });
+    if (reason !== undefined) break;
+  }
+  return [...devices, describeDevice('cpu'), describeDevice('reference')];
+}
+
+function describeDevice(name: string): DeviceStatus {
+  const device = Device.open(name);
+  const { description, totalBytes, freeBytes } = device.describe();
+  device.dispose();
+  return { name, available: true, description, totalBytes, freeBytes };
 }
 
 /** Measures what a device can do at best: the limits that speeds are held against. About two seconds. */
 export async function measureDevice(name: string, options: DeviceOptions = {}): Promise<DeviceLimits> {
-  const device = Device.open(name, options);
+  const device = await openDevice(name, options);
   const stream = device.createStream();
   try {
     return await stream.measure();

@@ -34,11 +34,11 @@ function operation(name: string): Operation {
  * skipped, downloads behind it reject with it, and the next `synchronized()` rejects with it and clears it.
  */
 export class Stream {
-  readonly #id: number;
+  readonly id: number;
   #destroyed = false;
 
   constructor(id: number) {
-    this.#id = id;
+    this.id = id;
   }
 
   /** Enqueues an operation. @throws invalid_argument if the arguments break its contract */
@@ -47,59 +47,59 @@ export class Stream {
     const values = args as Record<string, Tensor | number | undefined>;
     let at = 0;
     for (const field of fields) at = writeField(values[field.name], at);
-    nativeAddon().enqueue(this.#id, index, record, at);
+    nativeAddon().enqueue(this.id, index, record, at);
   }
 
   /** Copies a typed array of the tensor's dtype (16-bit floats as Uint16Array) into a contiguous tensor. */
   upload(to: Tensor, from: HostArray): void {
     const bytes = new Uint8Array(from.buffer, from.byteOffset, from.byteLength);
     requireBytes(to, bytes.length);
-    nativeAddon().upload(this.#id, to.storage.id, to.byteOffset, bytes);
+    nativeAddon().upload(this.id, to.storage.id, to.byteOffset, bytes);
   }
 
   /** Fills `to`, which must not be touched until the promise settles, from a contiguous tensor. */
   async download<Into extends HostArray>(from: Tensor, to: Into): Promise<Into> {
     const bytes = new Uint8Array(to.buffer, to.byteOffset, to.byteLength);
     requireBytes(from, bytes.length);
-    await nativeAddon().download(this.#id, from.storage.id, from.byteOffset, bytes);
+    await nativeAddon().download(this.id, from.storage.id, from.byteOffset, bytes);
     return to;
   }
 
   /** Resolves when everything enqueued so far is done; rejects with the earliest error since the last call. */
   async synchronized(): Promise<void> {
-    await nativeAddon().synchronize(this.#id);
+    await nativeAddon().synchronize(this.id);
   }
 
   /** Marks this point, for `wait` of another stream. */
   record(): Event {
-    return new Event(nativeAddon().recordEvent(this.#id));
+    return new Event(nativeAddon().recordEvent(this.id));
   }
 
   /** The work enqueued from here on starts when the event has happened. */
   wait(event: Event): void {
-    nativeAddon().waitEvent(this.#id, event.id);
+    nativeAddon().waitEvent(this.id, event.id);
   }
 
   /** Records the operations that `body` enqueues instead of running them. */
   capture(body: () => void): Graph {
-    nativeAddon().beginCapture(this.#id);
+    nativeAddon().beginCapture(this.id);
     try {
       body();
     } catch (error) {
-      nativeAddon().releaseGraph(nativeAddon().endCapture(this.#id));
+      nativeAddon().releaseGraph(nativeAddon().endCapture(this.id));
       throw error;
     }
-    return new Graph(nativeAddon().endCapture(this.#id));
+    return new Graph(nativeAddon().endCapture(this.id));
   }
 
   /** Replays a captured graph in one call. */
   launch(graph: Graph): void {
-    nativeAddon().launch(this.#id, graph.id);
+    nativeAddon().launch(this.id, graph.id);
   }
 
   /** Measures what the device can do at best; about two seconds. */
   async measure(): Promise<DeviceLimits> {
-    return await nativeAddon().measure(this.#id);
+    return await nativeAddon().measure(this.id);
   }
 
   /**
@@ -109,7 +109,7 @@ export class Stream {
   dispose(): void {
     if (this.#destroyed) return;
     this.#destroyed = true;
-    nativeAddon().destroyStream(this.#id);
+    nativeAddon().destroyStream(this.id);
   }
 }
 

@@ -31,7 +31,7 @@ describe('inspectCheckpoint', () => {
   it('tells for every usable device what the weights take and the cache has room for', async () => {
     const folder = fixtureFolder('qwen2-gqa');
     const { devices } = await inspectCheckpoint(folder);
-    const usable = listDevices().filter(({ available }) => available);
+    const usable = (await listDevices()).filter(({ available }) => available);
     assert.deepEqual(
       devices.map(({ name }) => name),
       usable.map(({ name }) => name),

@@ -15,6 +15,7 @@ void check(Contract& contract, const ConvertArgs& args) {
     contract.tensor("source", args.source, {&N}, activation | DType::f16);
     contract.tensor("out", args.out, {&N}, activation);
   }
+  contract.alone("out", args.out);
 }
 
 }  // namespace qwen2

@@ -13,6 +13,7 @@ void check(Contract& contract, const EmbeddingArgs& args) {
     contract.weight("table", args.table, {&V, &H}, DType::bf16, Layout::linear_weight);
   }
   contract.tensor("out", args.out, {&T, &H}, activation);
+  contract.alone("out", args.out);
 }
 
 }  // namespace qwen2

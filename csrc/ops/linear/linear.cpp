@@ -11,7 +11,7 @@ void check(Contract& contract, const LinearArgs& args) {
   if (args.bias.present()) contract.tensor("bias", args.bias, {&N}, DType::f32);
   contract.tensor("out", args.out, {&T, &N}, activation);
   if (args.out.dtype != DType::f32) contract.same_dtype("x", args.x, "out", args.out);
-  contract.disjoint("out", args.out, "x", args.x);
+  contract.alone("out", args.out);
 }
 
 void check(Contract& contract, const LinearPackArgs& args) {
@@ -20,6 +20,7 @@ void check(Contract& contract, const LinearPackArgs& args) {
   contract.tensor("source", args.source, {&R, &K}, activation | DType::f16);
   contract.require(args.row_offset >= 0 && args.row_offset + R.value <= N.value,
                    "rows row_offset … row_offset + R must lie within the weight's N rows");
+  contract.alone("weight", args.weight);
 }
 
 }  // namespace qwen2

@@ -10,6 +10,7 @@ void check(Contract& contract, const RmsNormArgs& args) {
   contract.tensor("weight", args.weight, {&H}, DType::f32);
   contract.tensor("out", args.out, {&T, &H}, activation);
   contract.same_dtype("x", args.x, "out", args.out);
+  contract.disjoint("out", args.out, "weight", args.weight);
   contract.same_or_disjoint("out", args.out, "x", args.x);
   contract.require(args.eps > 0, "eps must be positive");
 }

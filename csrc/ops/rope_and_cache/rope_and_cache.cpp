@@ -14,6 +14,8 @@ void check(Contract& contract, const RopeAndCacheArgs& args) {
   contract.tensor("rope_table", args.rope_table, {&T, &D}, DType::f32);
   contract.tensor("slots", args.slots, {&T}, DType::i32);
   contract.kv_cache("cache", args.cache, args.qkv.dtype, args.num_kv_heads, args.head_dim, args.block_size);
+  contract.alone("qkv", args.qkv);
+  contract.alone("cache", args.cache);
 }
 
 }  // namespace qwen2

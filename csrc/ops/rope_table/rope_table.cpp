@@ -10,6 +10,7 @@ void check(Contract& contract, const RopeTableArgs& args) {
   contract.tensor("frequencies", args.frequencies, {&half}, DType::f32);
   contract.tensor("table", args.table, {&T, &D}, DType::f32);
   contract.require(D.value == 2 * half.value, "table must have two columns for each frequency");
+  contract.alone("table", args.table);
 }
 
 }  // namespace qwen2

@@ -4,13 +4,15 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace qwen2 {
 
 struct PhiloxCounter {
   uint32_t words[4];
 };
 
-static constexpr PhiloxCounter philox_4x32_10(PhiloxCounter counter, uint32_t key0, uint32_t key1) {
+QWEN2_HOST_DEVICE static constexpr PhiloxCounter philox_4x32_10(PhiloxCounter counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53u} * counter.words[0];
     const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.words[2];
@@ -22,10 +24,16 @@ static constexpr PhiloxCounter philox_4x32_10(PhiloxCounter counter, uint32_t ke
   return counter;
 }
 
-// The u of `sample`, uniform in [0, 1): the first word as a fraction of 2³².
+// The first word that a row of `sample` draws.
+QWEN2_HOST_DEVICE static constexpr uint32_t sample_word(uint32_t seed_low, uint32_t seed_high, uint32_t token_index,
+                                                        uint32_t choice_index) {
+  return philox_4x32_10({{token_index, choice_index, 0, 0}}, seed_low, seed_high).words[0];
+}
+
+// The u of `sample`, uniform in [0, 1): that word as a fraction of 2³².
 static constexpr double sample_uniform(uint32_t seed_low, uint32_t seed_high, uint32_t token_index,
                                        uint32_t choice_index) {
-  return philox_4x32_10({{token_index, choice_index, 0, 0}}, seed_low, seed_high).words[0] * 0x1p-32;
+  return sample_word(seed_low, seed_high, token_index, choice_index) * 0x1p-32;
 }
 
 // The known answers that the authors publish with their implementation (Random123).

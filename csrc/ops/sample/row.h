@@ -1,4 +1,5 @@
-// One row of a call of `sample`, read from its tensors and checked. Plain functions, shared by the kernels on the host.
+// One row of a call of `sample`, read from its tensors and checked. Plain functions, shared by the devices. Checks that
+// throw are the host's.
 #pragma once
 
 #include "core/error.h"
@@ -16,7 +17,9 @@ struct SampleRow {
 };
 
 // Bit v of a row of a mask.
-static inline bool bit(const int32_t* mask, int64_t v) { return static_cast<uint32_t>(mask[v / 32]) >> (v % 32) & 1u; }
+QWEN2_HOST_DEVICE static inline bool bit(const int32_t* mask, int64_t v) {
+  return static_cast<uint32_t>(mask[v / 32]) >> (v % 32) & 1u;
+}
 static inline void set_bit(int32_t* mask, int64_t v) {
   mask[v / 32] = static_cast<int32_t>(static_cast<uint32_t>(mask[v / 32]) | 1u << (v % 32));
 }
@@ -26,37 +29,11 @@ static inline void set_bit(int32_t* mask, int64_t v) {
        static_cast<long long>(row));
 }
 
-static inline void require_parameter(bool holds, int64_t row, const char* name, float value, const char* range) {
-  if (!holds)
-    fail("invalid_argument", "row %lld: %s is %g; it must be %s", static_cast<long long>(row), name,
-         static_cast<double>(value), range);
-}
-
-static inline void check_row(const SampleArgs& args, const SampleRow& row) {
-  constexpr float infinity = __builtin_inff();
-  const int64_t b = row.index, states = args.counts.present() ? args.counts.shape[0] : 0;
-  require_parameter(row.temperature >= 0 && row.temperature < infinity, b, "temperature", row.temperature, "0 or more");
-  require_parameter(row.top_p >= 0 && row.top_p <= 1, b, "top_p", row.top_p, "between 0 and 1");
-  require_parameter(row.min_p >= 0 && row.min_p <= 1, b, "min_p", row.min_p, "between 0 and 1");
-  require_parameter(row.repetition > 0 && row.repetition < infinity, b, "repetition_penalty", row.repetition, "above 0");
-  require_parameter(row.presence - row.presence == 0, b, "presence_penalty", row.presence, "finite");
-  require_parameter(row.frequency - row.frequency == 0, b, "frequency_penalty", row.frequency, "finite");
-  require_parameter(row.top_k >= 0, b, "top_k", static_cast<float>(row.top_k), "0 or more");
-  if (row.state < -1 || row.state >= states)
-    fail("invalid_argument", "row %lld: there is no state row %lld; there are %lld, and -1 is none",
-         static_cast<long long>(b), static_cast<long long>(row.state), static_cast<long long>(states));
-  const int64_t biases = args.bias_starts.present() ? args.bias_ids.shape[0] : 0;
-  if (row.bias_begin < 0 || row.bias_begin > row.bias_end || row.bias_end > biases)
-    fail("invalid_argument", "row %lld: biases %lld to %lld are not a part of the %lld that there are",
-         static_cast<long long>(b), static_cast<long long>(row.bias_begin), static_cast<long long>(row.bias_end),
-         static_cast<long long>(biases));
-}
-
-static inline SampleRow sample_row(const SampleArgs& args, int64_t b) {
+QWEN2_HOST_DEVICE static inline SampleRow read_row(const SampleArgs& args, int64_t b) {
   const float* parameters = args.parameters.row<float>(b);
   const int32_t* choices = args.choices.row<int32_t>(b);
   const bool biased = args.bias_starts.present();
-  const SampleRow row = {
+  return {
       .index = b,
       .temperature = parameters[temperature],
       .top_p = parameters[top_p],
@@ -73,8 +50,88 @@ static inline SampleRow sample_row(const SampleArgs& args, int64_t b) {
       .bias_begin = biased ? *args.bias_starts.row<int32_t>(b) : 0,
       .bias_end = biased ? *args.bias_starts.row<int32_t>(b + 1) : 0,
   };
-  check_row(args, row);
-  return row;
+}
+
+// What can be wrong with a row, in the order in which it is looked for.
+enum RowFault {
+  bad_temperature, bad_top_p, bad_min_p, bad_repetition, bad_presence, bad_frequency, bad_top_k, bad_state, bad_biases,
+  row_faults,  // how many there are; as a fault: none
+};
+
+// Of the row, and of a parameter its value; of a state row it and how many there are; of biases where they begin and end.
+constexpr const char* row_fault_words[row_faults] = {
+    "row %lld: temperature is %g; it must be 0 or more",
+    "row %lld: top_p is %g; it must be between 0 and 1",
+    "row %lld: min_p is %g; it must be between 0 and 1",
+    "row %lld: repetition_penalty is %g; it must be above 0",
+    "row %lld: presence_penalty is %g; it must be finite",
+    "row %lld: frequency_penalty is %g; it must be finite",
+    "row %lld: top_k is %g; it must be 0 or more",
+    "row %lld: there is no state row %lld; there are %lld, and -1 is none",
+    "row %lld: biases %lld to %lld are not a part of the %.0f that there are",
+};
+
+QWEN2_HOST_DEVICE static inline int64_t states_of(const SampleArgs& args) {
+  return args.counts.present() ? args.counts.shape[0] : 0;
+}
+QWEN2_HOST_DEVICE static inline int64_t biases_of(const SampleArgs& args) {
+  return args.bias_starts.present() ? args.bias_ids.shape[0] : 0;
+}
+
+QWEN2_HOST_DEVICE static inline RowFault fault_of(const SampleArgs& args, const SampleRow& row) {
+  constexpr float infinity = __builtin_inff();
+  if (!(row.temperature >= 0 && row.temperature < infinity)) return bad_temperature;
+  if (!(row.top_p >= 0 && row.top_p <= 1)) return bad_top_p;
+  if (!(row.min_p >= 0 && row.min_p <= 1)) return bad_min_p;
+  if (!(row.repetition > 0 && row.repetition < infinity)) return bad_repetition;
+  if (!(row.presence - row.presence == 0)) return bad_presence;
+  if (!(row.frequency - row.frequency == 0)) return bad_frequency;
+  if (row.top_k < 0) return bad_top_k;
+  if (row.state < -1 || row.state >= states_of(args)) return bad_state;
+  if (row.bias_begin < 0 || row.bias_begin > row.bias_end || row.bias_end > biases_of(args)) return bad_biases;
+  return row_faults;
+}
+
+// The numbers that go into the words of a fault: integers first, then the %g.
+struct FaultNumbers {
+  long long first, second;
+  double value;
+};
+
+QWEN2_HOST_DEVICE static inline FaultNumbers numbers_of(const SampleArgs& args, const SampleRow& row, RowFault fault) {
+  switch (fault) {
+    case bad_temperature:
+      return {0, 0, row.temperature};
+    case bad_top_p:
+      return {0, 0, row.top_p};
+    case bad_min_p:
+      return {0, 0, row.min_p};
+    case bad_repetition:
+      return {0, 0, row.repetition};
+    case bad_presence:
+      return {0, 0, row.presence};
+    case bad_frequency:
+      return {0, 0, row.frequency};
+    case bad_top_k:
+      return {0, 0, static_cast<double>(row.top_k)};
+    case bad_state:
+      return {row.state, states_of(args), 0};
+    case bad_biases:
+      return {row.bias_begin, row.bias_end, static_cast<double>(biases_of(args))};
+    default:
+      return {0, 0, 0};
+  }
+}
+
+static inline SampleRow sample_row(const SampleArgs& args, int64_t b) {
+  const SampleRow row = read_row(args, b);
+  const RowFault fault = fault_of(args, row);
+  if (fault == row_faults) return row;
+  const auto [first, second, value] = numbers_of(args, row, fault);
+  const char* words = row_fault_words[fault];
+  if (fault < bad_state) fail("invalid_argument", words, static_cast<long long>(b), value);
+  if (fault == bad_state) fail("invalid_argument", words, static_cast<long long>(b), first, second);
+  fail("invalid_argument", words, static_cast<long long>(b), first, second, value);
 }
 
 struct Bias {

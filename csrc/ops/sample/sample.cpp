@@ -37,6 +37,12 @@ void check(Contract& contract, const SampleArgs& args) {
     contract.tensor("top_logprobs", args.top_logprobs, {&B, &L}, DType::f32);
     contract.require(L.value <= V.value, "there are only V tokens to be the L most probable");
   }
+  if (args.counts.present()) contract.alone("counts", args.counts);
+  contract.alone("tokens", args.tokens);
+  contract.alone("logprobs", args.logprobs);
+  contract.alone("ranks", args.ranks);
+  if (args.top_ids.present()) contract.alone("top_ids", args.top_ids);
+  if (args.top_ids.present()) contract.alone("top_logprobs", args.top_logprobs);
 }
 
 void check(Contract& contract, const LoadHistoryArgs& args) {
@@ -48,6 +54,8 @@ void check(Contract& contract, const LoadHistoryArgs& args) {
   words.fixed_by = "V";
   contract.tensor("prompt_masks", args.prompt_masks, {&rows, &words}, DType::i32);
   contract.require(args.row >= 0 && args.row < rows.value, "row must be one of the state's rows");
+  contract.alone("prompt_masks", args.prompt_masks);
+  contract.alone("counts", args.counts);
 }
 
 }  // namespace qwen2

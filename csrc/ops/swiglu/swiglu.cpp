@@ -11,7 +11,7 @@ void check(Contract& contract, const SwigluArgs& args) {
   contract.tensor("out", args.out, {&T, &I}, activation);
   contract.same_dtype("x", args.x, "out", args.out);
   contract.require(N.value == 2 * I.value, "weight must have two rows for each column of out");
-  contract.disjoint("out", args.out, "x", args.x);
+  contract.alone("out", args.out);
 }
 
 void check(Contract& contract, const SwigluPackArgs& args) {
@@ -22,6 +22,7 @@ void check(Contract& contract, const SwigluPackArgs& args) {
   contract.require(N.value % 2 == 0, "weight must have an even number of rows");
   contract.require(args.row_offset >= 0 && args.row_offset + R.value <= N.value / 2,
                    "rows row_offset … row_offset + R must lie within the I rows of the part");
+  contract.alone("weight", args.weight);
 }
 
 }  // namespace qwen2

@@ -1,0 +1,75 @@
+// x · weightᵀ on tensor cores: what linear and swiglu share.
+//
+// A weight is row-major bf16 [N, K] with rows padded to groups of 16. linear's rows are in their own order. swiglu's
+// groups are 8 rows of gate, then the 8 rows of up that they meet. Rows g and g + 8 of a group always end in one thread,
+// so gate and up never reach memory.
+//
+// Two families of kernels: skinny (matmul_skinny.h) for T ≤ 32 and tiled (matmul_tiled.h) beyond, chosen by matmul_plan.h.
+#pragma once
+
+#include "cuda/elementwise.h"
+#include "cuda/matmul_plan.h"
+
+namespace qwen2::cuda {
+
+// A kernel's operands.
+struct Product {
+  const bf16* x;  // [tokens, K], rows x_stride elements apart, at multiples of 16 bytes
+  int64_t x_stride;
+  const bf16* weight;  // [rows, K]
+  int tokens, rows, K;  // rows is a multiple of 16, K of 8
+};
+
+constexpr int matmul_group = 16;
+
+// What becomes of the sums of rows g and g + 8 of a group, for one token: `outputs` values, for columns
+// (group · outputs + i) · 8 + g of out.
+template <typename Output>
+struct LinearFinish {
+  using Out = Output;
+  static constexpr int outputs = 2;
+  Rows<Out> out;      // [T, columns]
+  const float* bias;  // [columns] or null
+  int columns;
+
+  __device__ int column(int group, int g, int i) const { return (group * outputs + i) * 8 + g; }
+  __device__ void apply(float (&sums)[2], int group, int g) const {
+    if (bias == nullptr) return;
+    for (int i = 0; i < outputs; ++i)
+      if (column(group, g, i) < columns) sums[i] += bias[column(group, g, i)];
+  }
+};
+
+struct SwigluFinish {
+  using Out = bf16;
+  static constexpr int outputs = 1;
+  Rows<Out> out;  // [T, columns]
+  int columns;
+
+  __device__ int column(int group, int g, int) const { return group * 8 + g; }
+  __device__ void apply(float (&sums)[2], int, int) const { sums[0] = sums[0] * sums[1] / (1.0f + expf(-sums[0])); }
+};
+
+inline void require_vectors(const char* op, const Tensor& x) {
+  require_bf16(op, x);
+  if (x.shape[1] % vector_bf16 != 0)
+    fail("unsupported", "%s: CUDA devices take K in multiples of %d, not %lld", op, vector_bf16,
+         static_cast<long long>(x.shape[1]));
+  if (!vectorizable(x, x.shape[1]))
+    fail("unsupported",
+         "%s: CUDA devices take rows of x that begin at multiples of 16 bytes; row 0 begins %lld bytes beyond one, and rows "
+         "are %lld elements apart",
+         op, static_cast<long long>(reinterpret_cast<uintptr_t>(x.data) % 16), static_cast<long long>(x.strides[0]));
+}
+
+inline Product product_of(const Tensor& x, const Tensor& weight) {
+  const int64_t groups = ceil_div(weight.shape[0], matmul_group);
+  return {x.as<const bf16>(),
+          x.strides[0],
+          weight.as<const bf16>(),
+          static_cast<int>(x.shape[0]),
+          static_cast<int>(groups * matmul_group),
+          static_cast<int>(x.shape[1])};
+}
+
+}  // namespace qwen2::cuda

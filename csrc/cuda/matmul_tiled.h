@@ -1,0 +1,232 @@
+// Many tokens: x · weightᵀ bound by the tensor cores.
+//
+// x is operand A of mma.m16n8k16 and weights are B, both by ldmatrix from shared memory, where a ring of stages is filled by
+// cp.async: while one stage is multiplied, the next stages − 1 are on their way. What lies beyond the edges of T, N and K
+// is filled with zeros. Sums go over k in one order, whatever the tile.
+//
+// In shared memory the 16-byte chunks of a row are permuted (chunk XOR row, over 128 bytes), so that the eight rows that one
+// phase of ldmatrix or of a copy touches lie in different banks.
+//
+// A 128 × 128 tile takes 64 KB in 4 stages of 32 k and 64 sums a thread: two blocks a multiprocessor where it has the
+// shared memory (A100, H100), so that one multiplies while the other waits at its barrier. A step of 16 k is 6 ldmatrix for
+// 16 mma a warp.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/launch.h"
+#include "cuda/matmul.h"
+#include "cuda/reduce.h"
+#include "cuda/shared.h"
+
+namespace qwen2::cuda {
+
+// Warps share a tile as warps_tokens × warps_rows parts.
+template <int rows_, int tokens_, int k_, int stages_, int warps_rows_, int warps_tokens_>
+struct TiledShape {
+  static constexpr int rows = rows_, tokens = tokens_, k = k_, stages = stages_;
+  static constexpr int warps_rows = warps_rows_, warps_tokens = warps_tokens_;
+  static constexpr int threads = warp_size * warps_rows * warps_tokens;
+  static constexpr int warp_rows = rows / warps_rows, warp_tokens = tokens / warps_tokens;
+  static constexpr int token_tiles = warp_tokens / 16, groups = warp_rows / matmul_group;  // a warp
+};
+
+template <typename Shape>
+struct TiledStage {
+  bf16 x[Shape::tokens][Shape::k];
+  bf16 weight[Shape::rows][Shape::k];
+};
+
+// After the products, the same memory holds what goes to out. The gap keeps rows in different banks.
+template <typename Shape, typename Finish>
+struct TiledOutput {
+  static constexpr int columns = Shape::rows / 2 * Finish::outputs;
+  static constexpr int vector = 16 / sizeof(typename Finish::Out);
+  typename Finish::Out rows[Shape::tokens][columns + vector];
+};
+
+// Where a chunk of eight k of a row lies: 128 bytes, one or two rows, hold eight chunks.
+template <int k>
+__device__ inline int swizzled(int row, int chunk) {
+  constexpr int chunks = k / vector_bf16;
+  static_assert(chunks == 4 || chunks == 8);
+  return (chunk ^ row / (8 / chunks) % chunks) * vector_bf16;
+}
+
+// Which tile a block computes. Blocks that run at the same time form a patch of the product, so that they share weights and
+// x in L2: sixteen tiles of tokens, the fastest, by as many of rows as there are multiprocessors for.
+struct TiledPlace {
+  int first_row, first_token;
+  template <typename Shape>
+  __device__ static TiledPlace of(const Product& product) {
+    constexpr int most_together = 16;
+    const int row_blocks = (product.rows + Shape::rows - 1) / Shape::rows;
+    const int token_blocks = (product.tokens + Shape::tokens - 1) / Shape::tokens;
+    const int block = static_cast<int>(blockIdx.x), band = block / (most_together * row_blocks);
+    const int within = block % (most_together * row_blocks);
+    const int together = min(token_blocks - band * most_together, most_together);
+    return {within / together * Shape::rows, (band * most_together + within % together) * Shape::tokens};
+  }
+};
+
+// Begins to copy a tile of a matrix, [limit, K] with rows `stride` apart.
+template <int rows, int k, int threads>
+__device__ inline void copy_tile(bf16 (&to)[rows][k], const bf16* from, int64_t stride, int first_row, int limit,
+                                 int first_k, int K) {
+  constexpr int chunks = k / vector_bf16;
+  static_assert(rows * chunks % threads == 0);
+#pragma unroll
+  for (int i = 0; i < rows * chunks / threads; ++i) {
+    const int at = i * threads + static_cast<int>(threadIdx.x), row = at / chunks, chunk = at % chunks;
+    const bool inside = first_row + row < limit && first_k + chunk * vector_bf16 < K;
+    const bf16* source = inside ? from + (first_row + row) * stride + first_k + chunk * vector_bf16 : from;
+    cp_async_16(&to[row][swizzled<k>(row, chunk)], source, inside ? 16 : 0);
+  }
+}
+
+template <typename Shape>
+using TiledSums = float[Shape::token_tiles][Shape::groups][2][4];  // [tokens][rows g or g + 8 of a group]
+
+// One warp's products of a stage.
+template <typename Shape>
+__device__ inline void multiply_stage(TiledSums<Shape>& sums, const TiledStage<Shape>& stage) {
+  const int first_token = warp_index() % Shape::warps_tokens * Shape::warp_tokens;
+  const int first_row = warp_index() / Shape::warps_tokens * Shape::warp_rows;
+  // ldmatrix gives matrix i (lane / 8) to register i. Of x: tokens 0 … 7 and 8 … 15, then the next 8 k. Of a group of
+  // weights: 8 k and the next of rows 0 … 7, then of rows 8 … 15.
+  const int token = lane_index() % 16, token_chunk = lane_index() / 16;
+  const int row = lane_index() / 16 * 8 + lane_index() % 8, row_chunk = lane_index() / 8 % 2;
+#pragma unroll
+  for (int step = 0; step < Shape::k / 16; ++step) {
+    uint32_t x[Shape::token_tiles][4], weight[Shape::groups][4];
+#pragma unroll
+    for (int i = 0; i < Shape::token_tiles; ++i)
+      ldmatrix_x4(x[i], &stage.x[first_token + 16 * i + token][swizzled<Shape::k>(token, 2 * step + token_chunk)]);
+#pragma unroll
+    for (int j = 0; j < Shape::groups; ++j)
+      ldmatrix_x4(weight[j], &stage.weight[first_row + 16 * j + row][swizzled<Shape::k>(row, 2 * step + row_chunk)]);
+#pragma unroll
+    for (int i = 0; i < Shape::token_tiles; ++i)
+#pragma unroll
+      for (int j = 0; j < Shape::groups; ++j) {
+        mma_m16n8k16(sums[i][j][0], x[i], {weight[j][0], weight[j][1]});
+        mma_m16n8k16(sums[i][j][1], x[i], {weight[j][2], weight[j][3]});
+      }
+  }
+}
+
+__device__ inline void store_two(bf16* to, float a, float b) { *reinterpret_cast<uint32_t*>(to) = cvt_bf16x2(a, b); }
+__device__ inline void store_two(float* to, float a, float b) { *reinterpret_cast<float2*>(to) = make_float2(a, b); }
+
+// A warp's sums, finished, to the block's tile of out in shared memory.
+template <typename Shape, typename Finish>
+__device__ inline void finish_tile(TiledOutput<Shape, Finish>& tile, TiledSums<Shape>& sums, const Finish& finish,
+                                   int first_group) {
+  const int g = lane_index() / 4, t = lane_index() % 4 * 2;
+  const int first_token = warp_index() % Shape::warps_tokens * Shape::warp_tokens;
+  const int warp_group = warp_index() / Shape::warps_tokens * Shape::groups;
+#pragma unroll
+  for (int i = 0; i < Shape::token_tiles; ++i)
+#pragma unroll
+    for (int j = 0; j < Shape::groups; ++j)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float pairs[2][2];  // of rows t and t + 1
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          pairs[c][0] = sums[i][j][0][2 * half + c];
+          pairs[c][1] = sums[i][j][1][2 * half + c];
+          finish.apply(pairs[c], first_group + warp_group + j, t + c);
+        }
+        auto* row = tile.rows[first_token + 16 * i + 8 * half + g];
+#pragma unroll
+        for (int o = 0; o < Finish::outputs; ++o)
+          store_two(row + finish.column(warp_group + j, t, o), pairs[0][o], pairs[1][o]);
+      }
+}
+
+// From shared memory to out, 16 bytes at a time where rows allow it.
+template <typename Shape, typename Finish>
+__device__ inline void store_tile(const TiledOutput<Shape, Finish>& tile, const Finish& finish, int first_token,
+                                  int tokens, int first_column, bool vectors) {
+  using Tile = TiledOutput<Shape, Finish>;
+  constexpr int chunks = Tile::columns / Tile::vector;
+  for (int i = static_cast<int>(threadIdx.x); i < Shape::tokens * chunks; i += Shape::threads) {
+    const int row = i / chunks, offset = i % chunks * Tile::vector, column = first_column + offset;
+    if (first_token + row >= tokens) return;
+    const auto* from = tile.rows[row] + offset;
+    auto* to = finish.out.row(first_token + row) + column;
+    if (vectors && column + Tile::vector <= finish.columns) {
+      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+    } else {
+      for (int c = 0; c < Tile::vector && column + c < finish.columns; ++c) to[c] = from[c];
+    }
+  }
+}
+
+template <typename Shape, typename Finish>
+struct TiledShared {
+  static constexpr size_t bytes =
+      std::max(sizeof(TiledStage<Shape>) * Shape::stages, sizeof(TiledOutput<Shape, Finish>));
+  TiledStage<Shape> stages[Shape::stages];
+};
+
+// One block: one tile over all of K.
+template <typename Shape, typename Finish>
+__global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
+    tiled_kernel(Product product, Finish finish, bool vectors) {
+  auto& stages = shared<TiledShared<Shape, Finish>>().stages;
+  const TiledPlace place = TiledPlace::of<Shape>(product);
+  const int steps = (product.K + Shape::k - 1) / Shape::k;
+  const auto copy_weight = [&](int step) {
+    if (step < steps)
+      copy_tile<Shape::rows, Shape::k, Shape::threads>(stages[step % Shape::stages].weight, product.weight, product.K,
+                                                       place.first_row, product.rows, step * Shape::k, product.K);
+  };
+  const auto copy_x = [&](int step) {
+    if (step < steps)
+      copy_tile<Shape::tokens, Shape::k, Shape::threads>(stages[step % Shape::stages].x, product.x, product.x_stride,
+                                                         place.first_token, product.tokens, step * Shape::k, product.K);
+  };
+
+  constexpr int ahead = Shape::stages - 1;
+  for (int step = 0; step < ahead; ++step) copy_weight(step);
+  // Weights are no launch's output but x is. Who comes behind may begin only now: it reads weights too, which a launch
+  // before this one may have packed.
+  griddepcontrol_wait();
+  griddepcontrol_launch_dependents();
+  for (int step = 0; step < ahead; ++step) {
+    copy_x(step);
+    cp_async_commit();
+  }
+  TiledSums<Shape> sums = {};
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<ahead - 1>();
+    __syncthreads();
+    // Every warp is through with the stage before this one: it is filled again. There is a group for every step, if empty.
+    copy_weight(step + ahead);
+    copy_x(step + ahead);
+    cp_async_commit();
+    multiply_stage<Shape>(sums, stages[step % Shape::stages]);
+  }
+  __syncthreads();
+  auto& tile = shared<TiledOutput<Shape, Finish>>();
+  finish_tile<Shape>(tile, sums, finish, place.first_row / matmul_group);
+  __syncthreads();
+  store_tile<Shape>(tile, finish, place.first_token, product.tokens, place.first_row / 2 * Finish::outputs, vectors);
+}
+
+template <typename Shape, typename Finish>
+void launch_tiled(Context& context, const Product& product, const Finish& finish, const MatmulPlan& plan) {
+  using Out = typename Finish::Out;
+  const bool vectors = reinterpret_cast<uintptr_t>(finish.out.data) % 16 == 0 &&
+                       finish.out.stride * static_cast<int64_t>(sizeof(Out)) % 16 == 0;
+  launch(context, tiled_kernel<Shape, Finish>,
+         {.blocks = static_cast<unsigned>(plan.row_blocks * plan.token_blocks),
+          .threads = Shape::threads,
+          .shared_bytes = TiledShared<Shape, Finish>::bytes,
+          .dependent = true},
+         product, finish, vectors);
+}
+
+}  // namespace qwen2::cuda

@@ -1,0 +1,126 @@
+#include "ops/attention/attention.h"
+
+#include "ops/attention/decode.cuh"
+#include "ops/attention/prefill.cuh"
+
+namespace qwen2::cuda {
+namespace {
+
+// Copies of keys or values in flight, and shared memory: 82 KB at D = 128 with 128 rows, which lets an A100 have two
+// blocks a multiprocessor.
+constexpr int prefill_slots = 3;
+
+struct Prefill {
+  const char* name;
+  int head_dim, rows;
+  void (*kernel)(Step);
+  size_t shared_bytes;
+};
+
+template <int D, int row_tiles>
+constexpr Prefill prefill_of(const char* name) {
+  using Shared = PrefillShared<D, row_tiles, prefill_slots>;
+  return {name, D, Shared::rows, prefill_kernel<D, row_tiles, prefill_slots>, sizeof(Shared)};
+}
+
+constexpr Prefill prefills[] = {
+    prefill_of<64, 1>("prefill 64x64, D 64"),
+    prefill_of<64, 2>("prefill 128x64, D 64"),
+    prefill_of<128, 1>("prefill 64x64, D 128"),
+    prefill_of<128, 2>("prefill 128x64, D 128"),
+};
+
+Step step_of(Context& context, const AttentionArgs& args) {
+  const int64_t D = args.head_dim, heads = args.q.shape[1] / D;
+  const auto pairs = reinterpret_cast<uintptr_t>(args.out.data) % 4 == 0 && args.out.strides[0] % 2 == 0;
+  return {
+      .q = rows_of<const bf16>(args.q),
+      .out = rows_of<bf16>(args.out),
+      .cache = args.cache.as<const bf16>(),
+      .block_tables = args.block_tables.as<const int32_t>(),
+      .query_starts = args.query_starts.as<const int32_t>(),
+      .context_lengths = args.context_lengths.as<const int32_t>(),
+      .cache_blocks = args.cache.shape[0],
+      .block_stride = args.cache.strides[0] / size_of(DType::bf16),
+      .table_blocks = args.block_tables.shape[1],
+      .table_stride = args.block_tables.strides[0],
+      .block = {args.num_kv_heads, D, args.block_size},
+      .tokens = static_cast<int>(args.q.shape[0]),
+      .sequences = static_cast<int>(args.context_lengths.shape[0]),
+      .kv_heads = args.num_kv_heads,
+      .group = static_cast<int>(heads / args.num_kv_heads),
+      .window = args.window,
+      .scale = args.scale * 1.44269504f,
+      .q_vectors = vectorizable(args.q, D),
+      .out_pairs = pairs,
+      .errors =
+          {
+              .ends = context.errors("query_starts must go from 0 to T = %lld, they go from %lld to %lld"),
+              .falls = context.errors("query_starts falls at row %lld"),
+              .short_context = context.errors("context_lengths[%lld] = %lld is less than its %lld queries"),
+              .long_context = context.errors(
+                  "context_lengths[%lld] = %lld needs %lld blocks, block_tables has room for %.0f"),
+              .outside = context.errors("block_tables[%lld, %lld] = %lld is outside the cache of %.0f blocks"),
+          },
+  };
+}
+
+// The tall tile where it still gives every multiprocessor two blocks.
+const Prefill& choose_prefill(const Step& step, int multiprocessors) {
+  const int64_t tall = prefill_tile_bound(step.tokens, step.sequences, step.group, 128) * step.kv_heads;
+  const int rows = tall >= 2 * int64_t{multiprocessors} ? 128 : 64;
+  for (const Prefill& prefill : prefills)
+    if (prefill.head_dim == step.block.head_dim && prefill.rows == rows) return prefill;
+  fail("internal", "attention: no prefill of %d rows for head_dim %d", rows, static_cast<int>(step.block.head_dim));
+}
+
+void run_prefill(Context& context, const Step& step) {
+  const Prefill& prefill = choose_prefill(step, context.device().multiprocessors);
+  const int64_t tiles = prefill_tile_bound(step.tokens, step.sequences, step.group, prefill.rows);
+  launch(context, prefill.kernel,
+         {.blocks = static_cast<unsigned>(tiles * step.kv_heads),
+          .threads = attention_threads,
+          .shared_bytes = prefill.shared_bytes,
+          .dependent = true},
+         step);
+}
+
+// What a multiprocessor can hold at a time: it has 1 KB more than the largest block may ask for, and keeps 1 KB a block.
+int64_t resident_blocks(const DeviceFacts& device, size_t shared_bytes) {
+  return static_cast<int64_t>(std::clamp<size_t>((device.shared_bytes_per_block + 1024) / (shared_bytes + 1024), 1, 2));
+}
+
+template <int D, int stages>
+void run_decode(Context& context, const Step& step) {
+  constexpr size_t shared_bytes = sizeof(DecodeShared<D, stages>);
+  const int64_t blocks = context.device().multiprocessors * resident_blocks(context.device(), shared_bytes);
+  auto* pieces = static_cast<Piece<D>*>(
+      context.workspace(static_cast<size_t>(blocks * pieces_per_block) * sizeof(Piece<D>)));
+  launch(context, decode_kernel<D, stages>,
+         {.blocks = static_cast<unsigned>(blocks),
+          .threads = attention_threads,
+          .shared_bytes = shared_bytes,
+          .dependent = true},
+         step, pieces);
+  launch(context, combine_kernel<D>,
+         {.blocks = static_cast<unsigned>(blocks),
+          .threads = combine_threads,
+          .shared_bytes = sizeof(CombineShared),
+          .dependent = true},
+         step, pieces);
+}
+
+}  // namespace
+
+void attention(Context& context, const AttentionArgs& args) {
+  require_bf16("attention", args.q);
+  if (args.head_dim != 64 && args.head_dim != 128)
+    fail("unsupported", "attention: CUDA devices have kernels for head_dim 64 and 128, not %d; use the cpu device",
+         args.head_dim);
+  const Step step = step_of(context, args);
+  if (!splits_keys(step.tokens, step.sequences, step.group)) return run_prefill(context, step);
+  if (args.head_dim == 64) return run_decode<64, 5>(context, step);
+  run_decode<128, 3>(context, step);
+}
+
+}  // namespace qwen2::cuda

@@ -1,0 +1,209 @@
+// Prefill: flash attention (arXiv:2307.08691) over the paged cache, a block for every tile of packed rows and KV head.
+//
+// The floor is that of the tensor cores: 4 · rows · keys · D operations, half of them skipped by causality. A warp has 32
+// rows (16 in the small variant), so a fragment of keys or values that it loads from shared memory feeds 4 (2) mma. With
+// 32 rows and D = 128 a range of 64 keys costs a warp 256 mma and 80 ldmatrix.x4; at 8 clocks of a quarter of an A100's
+// multiprocessor an mma and 4 clocks of all of shared memory a load, that is 2,048 against 1,280 clocks: the tensor cores
+// are the limit. With 16 rows it is 1,024 against 1,152, shared memory's. On Hopper mma.sync is expected to stay at about
+// 60% of the peak; wgmma is another family's.
+//
+// Copies are one stream of K₀, V₀, K₁, V₁ … through a ring of slots, all but one of which are in flight.
+#pragma once
+
+#include "ops/attention/tile.cuh"
+
+namespace qwen2::cuda {
+
+constexpr int attention_warps = attention_threads / warp_size;
+
+// row_tiles: of 16 rows, a warp has.
+template <int D, int row_tiles, int slots>
+struct PrefillShared {
+  static constexpr int rows = attention_warps * row_tiles * 16;
+  bf16 q[rows * D];
+  bf16 ring[slots][range_keys * D];
+  int64_t places[2][range_units];  // of a range's keys; even and odd ranges
+  LineShared line;
+};
+
+struct PrefillTile {
+  int b, kv_head;
+  Sequence sequence;
+  RowTile rows;
+  Keys any, all;
+  int first_range, ranges;
+};
+
+__device__ inline PrefillTile prefill_tile(const Step& step, const Spot& spot, int64_t place, int kv_head, int rows) {
+  PrefillTile t;
+  t.b = spot.sequence;
+  t.kv_head = kv_head;
+  t.sequence = read_sequence(step, t.b);
+  t.rows = row_tile(t.sequence, step.group, rows, static_cast<int>(place - spot.before));
+  t.any = t.rows.any(t.sequence, step.group, step.window);
+  t.all = t.rows.all(t.sequence, step.group, step.window);
+  t.first_range = t.any.begin / range_keys;
+  t.ranges = t.any.end > t.any.begin ? ceil_div(t.any.end, range_keys) - t.first_range : 0;
+  return t;
+}
+
+// Rows past the tile's last are zeros.
+template <int D, int rows>
+__device__ inline void load_queries(bf16* q, const Step& step, const PrefillTile& t) {
+  constexpr int pieces = D / piece_elements;
+  for (int i = threadIdx.x; i < rows * pieces; i += attention_threads) {
+    const int row = i / pieces, piece = i % pieces;
+    const bool present = row < t.rows.count;
+    const bf16* from = present ? step.query(t.sequence, t.kv_head, t.rows.first + row) + piece * piece_elements
+                               : step.cache;
+    bf16* to = q + piece_at<D>(row, piece);
+    if (step.q_vectors || !present) {
+      cp_async_16(to, from, present ? 16 : 0);
+    } else {
+      for (int j = 0; j < piece_elements; ++j) to[j] = from[j];
+    }
+  }
+}
+
+// scores += q·kᵀ for the warp's rows and 64 keys.
+template <int D, int row_tiles>
+__device__ inline void multiply_keys(float (&scores)[row_tiles][range_keys / 8][4], const bf16* q, const bf16* keys) {
+#pragma unroll
+  for (int k = 0; k < D / 16; ++k) {
+    uint32_t a[row_tiles][4];
+#pragma unroll
+    for (int m = 0; m < row_tiles; ++m) load_row_fragment<D>(a[m], q, (warp_index() * row_tiles + m) * 16, k);
+#pragma unroll
+    for (int n = 0; n < range_keys / 16; ++n) {
+      uint32_t b[2][2];
+      load_key_fragment<D>(b, keys, 16 * n, k);
+#pragma unroll
+      for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) mma_m16n8k16(scores[m][2 * n + i], a[m], b[i]);
+    }
+  }
+}
+
+// out += p·v.
+template <int D, int row_tiles>
+__device__ inline void multiply_values(float (&out)[row_tiles][D / 8][4],
+                                       const uint32_t (&p)[row_tiles][range_keys / 16][4], const bf16* values) {
+#pragma unroll
+  for (int k = 0; k < range_keys / 16; ++k)
+#pragma unroll
+    for (int n = 0; n < D / 16; ++n) {
+      uint32_t b[2][2];
+      load_value_fragment<D>(b, values, 16 * k, n);
+#pragma unroll
+      for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) mma_m16n8k16(out[m][2 * n + i], p[m][k], b[i]);
+    }
+}
+
+// The range's scores become probabilities, as operands; masks only where a row does not see all of the range.
+template <int D, int row_tiles>
+__device__ inline void weigh(float (&scores)[row_tiles][range_keys / 8][4], uint32_t (&p)[row_tiles][range_keys / 16][4],
+                             RunningRows (&running)[row_tiles], float (&out)[row_tiles][D / 8][4],
+                             const Keys (&seen)[row_tiles][2], int first_key, bool masked, float scale) {
+#pragma unroll
+  for (int m = 0; m < row_tiles; ++m) {
+    if (masked) mask_scores(scores[m], first_key, seen[m]);
+    float correction[2];
+    softmax(scores[m], running[m], correction, scale);
+    correct_values(out[m], correction);
+#pragma unroll
+    for (int k = 0; k < range_keys / 16; ++k)
+      pack_probabilities(p[m][k], scores[m][2 * k], scores[m][2 * k + 1]);
+  }
+}
+
+// A lane's pairs of a tile of 16 rows.
+template <int D>
+__device__ inline void store_rows(const Step& step, const PrefillTile& t, int first_row, const float (&out)[D / 8][4],
+                                  const RunningRows& running) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float sum = sum_of_row(running.sum[i]), inverse = sum > 0 ? 1.0f / sum : 0.0f;
+    const int row = first_row + lane_index() / 4 + 8 * i;
+    if (row >= t.rows.count) continue;
+    bf16* to = step.output(t.sequence, t.kv_head, t.rows.first + row) + 2 * (lane_index() % 4);
+#pragma unroll
+    for (int j = 0; j < D / 8; ++j) store_pair(step, to + 8 * j, out[j][2 * i] * inverse, out[j][2 * i + 1] * inverse);
+  }
+}
+
+template <int D, int row_tiles, int slots>
+__global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step) {
+  griddepcontrol_wait();
+  using Shared = PrefillShared<D, row_tiles, slots>;
+  auto& s = shared<Shared>();
+  if (blockIdx.x == 0) check_step(step);
+  // The last tiles of a sequence have the most keys and go first; all heads of a tile go together.
+  const int64_t from_end = blockIdx.x / step.kv_heads;
+  const Spot spot = find_in_line<attention_threads>(
+      step.sequences, s.line, [&](int b) { return prefill_tiles(read_sequence(step, b), step.group, Shared::rows); },
+      [from_end](int64_t total) { return total - 1 - from_end; });
+  if (spot.sequence < 0) return;
+  const PrefillTile t = prefill_tile(step, spot, spot.total - 1 - from_end,
+                                     static_cast<int>(blockIdx.x % step.kv_heads), Shared::rows);
+
+  const auto look_up_unit = [&](int range) -> int64_t {
+    const int unit = static_cast<int>(threadIdx.x), first = (t.first_range + range) * range_keys + unit * unit_keys;
+    if (unit >= range_units || range >= t.ranges || !t.any.overlaps(first, unit_keys)) return -1;
+    return place_of(step, look_up(step, t.b, first), t.b, t.kv_head, first);
+  };
+  const auto keep_unit = [&](int range, int64_t place) {
+    if (threadIdx.x < range_units) s.places[range % 2][threadIdx.x] = place;
+  };
+  const int64_t values = step.block.value(0, 0);
+  // Copy n is of the keys of range n / 2, or of its values if n is odd.
+  const auto fetch = [&](int n) {
+    const int range = n / 2;
+    if (range < t.ranges)
+      load_range<D>(s.ring[n % slots], step.cache, s.places[range % 2], n % 2 == 0 ? 0 : values,
+                    (t.first_range + range) * range_keys, t.any);
+    cp_async_commit();
+  };
+  // Copy n is there, and its predecessor's slot is free.
+  const auto arrive = [&](int n) {
+    cp_async_wait<slots - 2>();
+    __syncthreads();
+    fetch(n + slots - 1);
+    return static_cast<const bf16*>(s.ring[n % slots]);
+  };
+
+  Keys seen[row_tiles][2];
+  for (int m = 0; m < row_tiles; ++m)
+    for (int i = 0; i < 2; ++i) {
+      const int row = (warp_index() * row_tiles + m) * 16 + lane_index() / 4 + 8 * i;
+      seen[m][i] = row < t.rows.count ? keys_of_token(t.sequence, (t.rows.first + row) / step.group, step.window)
+                                      : Keys{0, 0};
+    }
+  keep_unit(0, look_up_unit(0));
+  keep_unit(1, look_up_unit(1));
+  __syncthreads();
+  if (t.ranges > 0) load_queries<D, Shared::rows>(s.q, step, t);
+  for (int n = 0; n < slots - 1; ++n) fetch(n);
+
+  float out[row_tiles][D / 8][4] = {};
+  RunningRows running[row_tiles];
+  for (int range = 0; range < t.ranges; ++range) {
+    const int first_key = (t.first_range + range) * range_keys;
+    const bf16* keys = arrive(2 * range);
+    const int64_t next_place = look_up_unit(range + 2);
+    float scores[row_tiles][range_keys / 8][4] = {};
+    multiply_keys<D, row_tiles>(scores, s.q, keys);
+    keep_unit(range + 2, next_place);
+    uint32_t p[row_tiles][range_keys / 16][4];
+    const bool masked = first_key < t.all.begin || first_key + range_keys > t.all.end;
+    weigh<D, row_tiles>(scores, p, running, out, seen, first_key, masked, step.scale);
+    multiply_values<D, row_tiles>(out, p, arrive(2 * range + 1));
+  }
+  cp_async_wait<0>();
+  for (int m = 0; m < row_tiles; ++m)
+    store_rows<D>(step, t, (warp_index() * row_tiles + m) * 16, out[m], running[m]);
+}
+
+}  // namespace qwen2::cuda
