@@ -9,7 +9,7 @@ const foldings: Record<string, string> = { k: '\u212a', s: '\u017f' };
  * are spelled out: alternatives, literals, classes of escapes and literals, look-ahead and greedy quantifiers.
  */
 const syntax =
-  /\(\?i:(?<ignoringCase>[\w'|]*)\)|(?<class>\[\^?(?:\\[srn]|\\p\{\w+\}|[^\\[\]])+\])|(?<plain>\\p\{\w+\}|\\[rnsS]|\(\?[!=:]|[)|?*+]|\{\d+(?:,\d*)?\}|[^\\[\](){}^$.|?*+])/gsuy;
+  /\(\?i:(?<ignoringCase>[\w'|]*)\)|(?<class>\[\^?(?:\\[srn]|\\p\{\w+\}|(?!&&)[^\\[\]])+\])|(?<plain>\\p\{\w+\}|\\[rnsS]|\(\?[!=:]|[)|?*+]|\{\d+(?:,\d*)?\}|[^\\[\](){}^$.|?*+])/gsuy;
 
 /**
  * Translates the regular expression that cuts text into pieces from Oniguruma's dialect, in which tokenizer.json has it, to

@@ -42,6 +42,8 @@ const templates: Record<string, string | undefined> = {
   'one that joins words': "{% for m in messages %}{{ m.content.split(' ') | join('') }}<|im_end|>{% endfor %}",
   'one that writes < and > around': '{% for m in messages %}<{{ m.content }}><|im_end|>{% endfor %}',
   'one that writes <| and |> around': '{% for m in messages %}<|{{ m.content }}|><|im_end|>{% endfor %}',
+  'one that writes all but the ends of tokens around':
+    '{% for m in messages %}<|im_end|{{ m.content | trim }}|im_end|><|im_end|>{% endfor %}',
   'one that writes most of a token around': '{% for m in messages %}<|im_{{ m.content }}d|><|im_end|>{% endfor %}',
   'one that writes JSON': '{% for m in messages %}{{ m | tojson }}<|im_end|>{% endfor %}{{ tools | tojson }}',
   'one that writes fields':
