@@ -29,6 +29,8 @@ export class Runner {
   /** Captured steps of one token a sequence, by the number of sequences. */
   readonly #graphs = new Map<number, Graph>();
   readonly #capture: boolean;
+  /** The sequences whose newest tokens the last step chose and left in the step's ids, by row. */
+  #chosen: readonly Sequence[] = [];
 
   /** @param options.capture whether steps of one token a sequence are captured and replayed, or enqueued each time */
   constructor(
@@ -122,6 +124,7 @@ export class Runner {
   async #sample(logits: Tensor, sequences: readonly Sequence[]): Promise<Map<Sequence, Sampled>> {
     const results = await this.#sampler.sample(
       logits,
+      this.#inputs.ids(sequences.length),
       sequences.map((sequence) => ({
         key: sequence,
         parameters: sequence.request.parameters,
@@ -131,6 +134,7 @@ export class Runner {
         banned: sequence.bannedTokens,
       })),
     );
+    this.#chosen = sequences;
     return new Map(sequences.map((sequence, i) => [sequence, results[i]!]));
   }
 
@@ -164,7 +168,17 @@ export class Runner {
 
   #upload(entries: readonly StepEntry[]): Step {
     for (const [row, { sequence }] of entries.entries()) this.#uploadBlocks(row, sequence.blocks);
-    return this.#inputs.upload(this.#stream, hostStep(entries));
+    const idsAreThere = this.#hasTokensOf(entries);
+    this.#chosen = [];
+    return this.#inputs.upload(this.#stream, hostStep(entries), idsAreThere);
+  }
+
+  /** Whether the step's ids are what the last step chose, row by row: they are on the device then. */
+  #hasTokensOf(entries: readonly StepEntry[]): boolean {
+    return (
+      entries.length === this.#chosen.length &&
+      entries.every(({ sequence }, row) => sequence.pending === 1 && sequence === this.#chosen[row])
+    );
   }
 
   /** Only what the device does not have yet: a table grows at its end, unless the row has another sequence now. */

@@ -70,9 +70,15 @@ export class StepInputs {
     };
   }
 
-  upload(stream: Stream, host: HostStep): Step {
+  /** Where `sample` leaves the tokens of the sequences of a step: they are the ids of the next one. */
+  ids(sequences: number): Tensor {
+    return this.#all.ids.narrow(0, 0, sequences);
+  }
+
+  /** @param idsAreThere whether the device has the ids already */
+  upload(stream: Stream, host: HostStep, idsAreThere = false): Step {
     const step = this.view(host.ids.length, host.contextLengths.length);
-    stream.upload(step.ids, host.ids);
+    if (!idsAreThere) stream.upload(step.ids, host.ids);
     stream.upload(step.positions, host.positions);
     stream.upload(step.slots, host.slots);
     stream.upload(step.queryStarts, host.queryStarts);

@@ -39,7 +39,7 @@ export class Sampler {
   readonly #vocabularySize: number;
   readonly #rows: number;
   readonly #inputs: { parameters: Tensor; choices: Tensor; rows: Tensor };
-  readonly #outputs: { tokens: Tensor; logprobs: Tensor; ranks: Tensor };
+  readonly #outputs: { logprobs: Tensor; ranks: Tensor };
   #top: { ids: Tensor; logprobs: Tensor } | undefined;
   #biases: { starts: Tensor; ids: Tensor; values: Tensor } | undefined;
   #history: { promptMasks: Tensor; counts: Tensor } | undefined;
@@ -58,20 +58,19 @@ export class Sampler {
       rows: device.tensor('i32', [rows]),
     };
     this.#outputs = {
-      tokens: device.tensor('i32', [rows]),
       logprobs: device.tensor('f32', [rows]),
       ranks: device.tensor('i32', [rows]),
     };
     this.#freeRows = Array.from({ length: rows }, (_, row) => rows - 1 - row);
   }
 
-  /** Enqueues the choice of one token for each row of logits f32[B, V]. */
-  async sample(logits: Tensor, inputs: readonly SamplerInput[]): Promise<Sampled[]> {
+  /** Enqueues the choice of one token for each row of logits f32[B, V], written to `tokens` i32[B]. */
+  async sample(logits: Tensor, tokens: Tensor, inputs: readonly SamplerInput[]): Promise<Sampled[]> {
     const count = inputs.length;
     const first = (tensor: Tensor) => tensor.narrow(0, 0, count);
     const top = this.#topTensors(count, inputs);
     const outputs = {
-      tokens: first(this.#outputs.tokens),
+      tokens,
       logprobs: first(this.#outputs.logprobs),
       ranks: first(this.#outputs.ranks),
     };
