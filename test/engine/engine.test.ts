@@ -165,8 +165,10 @@ describe('engine', () => {
       it(`${moment} ends it once and frees its blocks`, () =>
         withEngine(folder, tight, async (bench) => {
           const outcome = await start(bench);
+          const heard = outcome.tokens.length;
           const after = await submit(bench, everything);
           assert.deepEqual(outcome.ends, ['abort']);
+          assert.equal(outcome.tokens.length, heard, 'no token comes after the end');
           assert.deepEqual(after.ends, ['length']);
           assert.deepEqual(after.tokens, await aloneTokens(everything));
         }));
