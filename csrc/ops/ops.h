@@ -1,4 +1,5 @@
-// All contracts, and the table of them.
+// All contracts, and the table of them. What an operation writes overlaps nothing else that it is given, except where its
+// contract says so.
 #pragma once
 
 #include "ops/add_rms_norm/add_rms_norm.h"

@@ -175,7 +175,9 @@ __global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step
   };
 
   Keys seen[row_tiles][2];
+#pragma unroll
   for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int row = (warp_index() * row_tiles + m) * 16 + lane_index() / 4 + 8 * i;
       seen[m][i] = row < t.rows.count ? keys_of_token(t.sequence, (t.rows.first + row) / step.group, step.window)
@@ -202,6 +204,7 @@ __global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step
     multiply_values<D, row_tiles>(out, p, arrive(2 * range + 1));
   }
   cp_async_wait<0>();
+#pragma unroll
   for (int m = 0; m < row_tiles; ++m)
     store_rows<D>(step, t, (warp_index() * row_tiles + m) * 16, out[m], running[m]);
 }

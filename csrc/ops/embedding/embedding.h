@@ -3,7 +3,7 @@
 // The table may be a plain [V, H] tensor or the weight of the LM head in the device's packed layout, so that tied
 // embeddings exist once.
 //
-// out overlaps neither. Errors: an id outside [0, V) is reported by the stream, with its row.
+// Errors: an id outside [0, V) is reported by the stream, with its row.
 #pragma once
 
 #include "core/op.h"
