@@ -148,9 +148,9 @@ describeContract({
     {
       title: 'out in the residual',
       change: (_, { residual }) => ({ out: residual }),
-      says: /out must not overlap residual/,
+      says: /residual must not overlap out/,
     },
-    { title: 'x in the residual', change: (_, { residual }) => ({ x: residual }), says: /x must not overlap residual/ },
+    { title: 'x in the residual', change: (_, { residual }) => ({ x: residual }), says: /residual must not overlap x/ },
     {
       title: 'out that is x, moved by a row',
       change: (bench) => {

@@ -3,7 +3,9 @@ import { nativeAddon } from '../../lib/native/addon.js';
 import { Qwen2Error } from '../../lib/native/errors.js';
 import type { OpArguments, OpName } from '../../lib/native/ops.js';
 import { dtypeBytes, Tensor } from '../../lib/native/tensor.js';
+import { fuzz } from './fuzz.js';
 import { OpBench, reference, withBench } from './opBench.js';
+import { Random } from './random.js';
 
 /** Arguments that break a contract, and what must be said about them. */
 export interface Violation<Name extends OpName> {
@@ -44,6 +46,11 @@ export function describeContract<Name extends OpName>(contract: ContractCase<Nam
             requireViolation(() => bench.run(op, { ...args, ...change(bench, args) }), op, says);
             await bench.stream.synchronized();
           }));
+
+      it('is checked whatever numbers come', async () => {
+        const outcome = await withBench(device, (bench) => fuzz(bench, op, valid, new Random(1), 1500));
+        assert.ok(outcome.refused > 100 && outcome.ran > 20, `most calls went one way: ${JSON.stringify(outcome)}`);
+      });
 
       for (const field of tensorFields(op))
         it(`refuses ${field} in a storage that was disposed, or that is on another device`, () =>
@@ -100,14 +107,19 @@ function tensorViolations<Name extends OpName>(contract: ContractCase<Name>): Vi
         return new Tensor(storage, dtype === 'i32' || dtype === 'u8' ? 'f32' : 'i32', shape, { layout });
       }),
       changed('past the end of its storage', new RegExp(`${field} .* does not fit into its storage`), (_, tensor) => {
-        const { storage, dtype, shape, strides, layout, byteOffset } = tensor;
-        return new Tensor(storage, dtype, shape, { byteOffset: byteOffset + dtypeBytes[dtype], strides, layout });
+        const { storage, dtype, shape, strides, layout } = tensor;
+        const beforeEnd = layout === 'strided' ? extent(tensor) - dtypeBytes[dtype] : 0;
+        return new Tensor(storage, dtype, shape, { byteOffset: storage.bytes - beforeEnd, strides, layout });
       }),
     ];
     if (anyShape.includes(field)) return always;
     return [...always, ...shapeViolations(field, free, changed)];
   });
 }
+
+/** Bytes from the first to the last element. */
+const extent = ({ dtype, shape, strides }: Tensor) =>
+  dtypeBytes[dtype] * shape.reduce((last, n, i) => last + (n - 1) * strides[i]!, 1);
 
 function shapeViolations<T>(
   field: string,

@@ -1,0 +1,246 @@
+import assert from 'node:assert/strict';
+import { partOf, prepareAttention, randomSequence } from '../support/attentionCall.js';
+import { type Attended, type AttentionSequence, type AttentionShape, attend } from '../support/attentionModel.js';
+import { assertClose, assertSameBits, rmsError } from '../support/compare.js';
+import {
+  activationsOf,
+  type DeviceCase,
+  devicesUnderTest,
+  reference,
+  requireDevice,
+  withBench,
+} from '../support/opBench.js';
+import { type Activation, afterRounding } from '../support/precision.js';
+
+/** Query heads, KV heads and head dimension of Qwen2's sizes. */
+const models = {
+  '0.5B': { heads: 14, kvHeads: 2, headDim: 64 },
+  '1.5B': { heads: 12, kvHeads: 2, headDim: 128 },
+  '7B': { heads: 28, kvHeads: 4, headDim: 128 },
+  '72B': { heads: 64, kvHeads: 8, headDim: 128 },
+  'all heads with their own KV head': { heads: 3, kvHeads: 3, headDim: 80 },
+  'one KV head for more query heads than a tile has rows': { heads: 30, kvHeads: 1, headDim: 16 },
+  'the smallest head': { heads: 2, kvHeads: 1, headDim: 2 },
+  'the widest head': { heads: 1, kvHeads: 1, headDim: 256 },
+};
+
+interface Case {
+  title: string;
+  shape: AttentionShape;
+  sequences: { context: number; queries: number; sharpness?: number }[];
+}
+
+type Options = Partial<Pick<AttentionShape, 'window' | 'blockSize' | 'scale'>>;
+
+const shapeOf = (model: keyof typeof models, options: Options = {}): AttentionShape => ({
+  ...models[model],
+  blockSize: 16,
+  window: 0,
+  scale: models[model].headDim ** -0.5,
+  ...options,
+});
+
+const cases: Case[] = [
+  ...(Object.keys(models) as (keyof typeof models)[]).map((model) => ({
+    title: `${model}: a decode step beside a prefill and a chunk with a prefix`,
+    shape: shapeOf(model),
+    sequences: [
+      { context: 37, queries: 1 },
+      { context: 9, queries: 9 },
+      { context: 50, queries: 7 },
+    ],
+  })),
+  { title: 'one token that sees itself', shape: shapeOf('0.5B'), sequences: [{ context: 1, queries: 1 }] },
+  {
+    title: 'contexts at the bounds of blocks',
+    shape: shapeOf('0.5B'),
+    sequences: [15, 16, 17, 31, 32, 33].map((context) => ({ context, queries: 1 })),
+  },
+  {
+    title: 'prefills at the bounds of blocks, in blocks of 32',
+    shape: shapeOf('all heads with their own KV head', { blockSize: 32 }),
+    sequences: [31, 32, 33, 65].map((context) => ({ context, queries: context })),
+  },
+  {
+    title: 'contexts at the bounds of chunks of 256 keys',
+    shape: shapeOf('the smallest head'),
+    sequences: [255, 256, 257, 511, 512, 513].map((context) => ({ context, queries: 2 })),
+  },
+  {
+    title: 'a prefill over a bound of chunks',
+    shape: shapeOf('0.5B'),
+    sequences: [{ context: 270, queries: 30 }],
+  },
+  { title: 'a long context, alone', shape: shapeOf('1.5B'), sequences: [{ context: 1300, queries: 1 }] },
+  {
+    title: 'several query tokens in a decode step, of very different lengths',
+    shape: shapeOf('7B'),
+    sequences: [
+      { context: 700, queries: 4 },
+      { context: 4, queries: 4 },
+      { context: 30, queries: 3 },
+    ],
+  },
+  {
+    title: 'scores far apart',
+    shape: shapeOf('0.5B'),
+    sequences: [
+      { context: 300, queries: 3, sharpness: 30 },
+      { context: 40, queries: 40, sharpness: 5 },
+    ],
+  },
+  {
+    title: 'padding and a sequence that asks nothing, between others',
+    shape: shapeOf('0.5B'),
+    sequences: [
+      { context: 0, queries: 2 },
+      { context: 20, queries: 1 },
+      { context: 0, queries: 1 },
+      { context: 18, queries: 0 },
+      { context: 3, queries: 3 },
+      { context: 0, queries: 0 },
+    ],
+  },
+  { title: 'nothing but padding', shape: shapeOf('0.5B'), sequences: [{ context: 0, queries: 3 }] },
+  { title: 'no sequences', shape: shapeOf('0.5B'), sequences: [] },
+  ...[1, 2, 15, 16, 17, 40, 300].map((window) => ({
+    title: `a window of ${window}`,
+    shape: shapeOf('0.5B', { window }),
+    sequences: [
+      { context: 330, queries: 2 },
+      { context: 60, queries: 60 },
+      { context: 45, queries: 5 },
+      { context: 290, queries: 40 },
+    ],
+  })),
+  {
+    title: 'a window that begins in a later chunk',
+    shape: shapeOf('the smallest head', { window: 100 }),
+    sequences: [{ context: 1000, queries: 1 }],
+  },
+  {
+    title: 'another scale',
+    shape: shapeOf('0.5B', { scale: 0.3 }),
+    sequences: [{ context: 33, queries: 4 }],
+  },
+];
+
+interface Expected {
+  sequences: AttentionSequence[];
+  attended: Attended;
+}
+
+const expectedByCase = new Map<string, Expected>();
+
+/** The values of a case and what they give, row after row: made once for all devices. */
+function expectations(dtype: Activation, { title, shape, sequences: given }: Case): Expected {
+  const key = `${dtype} ${title}`;
+  let made = expectedByCase.get(key);
+  if (made === undefined) {
+    const sequences = given.map((sizes, b) => randomSequence(shape, dtype, sizes, b));
+    const parts = sequences.map((sequence) =>
+      sequence.context > 0 ? attend(sequence, shape) : zeros(sequence.queries * shape.heads * shape.headDim),
+    );
+    const all = (name: keyof Attended) => Float64Array.from(parts.flatMap((part) => [...part[name]]));
+    const attended = {
+      exact: all('exact'),
+      inBf16: all('inBf16'),
+      magnitudes: all('magnitudes'),
+      scores: all('scores'),
+    };
+    made = { sequences, attended };
+    expectedByCase.set(key, made);
+  }
+  return made;
+}
+
+function zeros(size: number): Attended {
+  const none = new Float64Array(size);
+  return { exact: none, inBf16: none, magnitudes: none, scores: none };
+}
+
+/**
+ * What an element may be off by. `reference` computes in float64. Others round probabilities to bf16 and sum scores,
+ * of D products, in fp32; an error of a score is one of e^score, and of the softmax's sum.
+ */
+const elementError =
+  (device: DeviceCase, dtype: Activation, { attended }: Expected, D: number) =>
+  (i: number) => {
+    const score = 2 * D * 2 ** -24 * attended.scores[i]!;
+    const probability = device.name === 'reference' ? 2 ** -24 : 2 ** -8 + score + 2 ** -20;
+    return afterRounding(dtype, attended.exact[i]!, probability * attended.magnitudes[i]!);
+  };
+
+for (const device of [reference, ...devicesUnderTest])
+  describe(`attention on ${device.title}`, () => {
+    before(function () {
+      requireDevice(this, device);
+    });
+
+    for (const dtype of activationsOf(device))
+      for (const given of cases)
+        it(`${given.title}, ${dtype}`, () =>
+          withBench(device, async (bench) => {
+            const expected = expectations(dtype, given);
+            const args = prepareAttention(bench, dtype, given.shape, expected.sequences);
+            bench.run('attention', args);
+            const out = await bench.read(args.out);
+            const { exact, inBf16 } = expected.attended;
+            assertClose(out, exact, elementError(device, dtype, expected, given.shape.headDim));
+            if (out.length > 0) assert.ok(rmsError(out, exact) <= 2 * rmsError(inBf16, exact) || dtype === 'f32');
+            await bench.requireGapsUntouched(args.out);
+          }));
+  });
+
+describe('attention', () => {
+  const shapes = [
+    shapeOf('0.5B'),
+    shapeOf('7B', { window: 90 }),
+    shapeOf('all heads with their own KV head', { blockSize: 32 }),
+  ];
+  const sizes = [
+    { context: 600, queries: 33 },
+    { context: 5, queries: 5 },
+    { context: 290, queries: 1 },
+    { context: 64, queries: 20 },
+  ];
+
+  for (const simd of ['scalar', 'avx2', 'avx512'])
+    for (const shape of shapes)
+      it(`gives a row the same bits alone and in company, with any number of threads, on ${simd}, ${shape.heads} heads`, async function () {
+        const device = { title: simd, name: 'cpu', simd };
+        requireDevice(this, device);
+        const attendOn = (threads: number, sequences: readonly AttentionSequence[]) =>
+          withBench({ ...device, threads }, async (bench) => {
+            const args = prepareAttention(bench, 'bf16', shape, sequences);
+            bench.run('attention', args);
+            return await bench.read(args.out);
+          });
+        const sequences = sizes.map((size, b) => randomSequence(shape, 'bf16', size, b));
+        const together = await attendOn(1, sequences);
+        for (const threads of [2, 7]) assertSameBits(await attendOn(threads, sequences), together);
+        const width = shape.heads * shape.headDim;
+        let start = 0;
+        for (const sequence of sequences) {
+          const whole = together.subarray(start * width, (start + sequence.queries) * width);
+          for (const [from, count] of partsOf(sequence.queries))
+            assertSameBits(
+              await attendOn(4, [partOf(sequence, from, count)]),
+              whole.subarray(from * width, (from + count) * width),
+              `queries ${from} to ${from + count} of ${sequence.queries}`,
+            );
+          start += sequence.queries;
+        }
+      });
+});
+
+/** All queries, the first, the last, and some in between. */
+const partsOf = (queries: number): [from: number, count: number][] => {
+  const parts: [number, number][] = [
+    [0, queries],
+    [0, 1],
+    [queries - 1, 1],
+  ];
+  if (queries > 8) parts.push([3, 4], [queries - 5, 5]);
+  return parts;
+};

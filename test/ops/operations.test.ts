@@ -1,0 +1,88 @@
+import assert from 'node:assert/strict';
+import { nativeAddon } from '../../lib/native/addon.js';
+import type { OpArguments, OpName } from '../../lib/native/ops.js';
+import type { Tensor } from '../../lib/native/tensor.js';
+
+/** How the type of an argument in lib/native/ops.ts reads. */
+type Kind<Argument> = Tensor extends Argument ? (undefined extends Argument ? 'optionalTensor' : 'tensor') : 'number';
+
+/** The compiler holds this table against the types of OpArguments: no field more, none less, none of another kind. */
+const declared: {
+  [Name in OpName]: { [Field in keyof OpArguments[Name]]-?: Kind<OpArguments[Name][Field]> };
+} = {
+  embedding: { ids: 'tensor', table: 'tensor', out: 'tensor' },
+  rms_norm: { x: 'tensor', weight: 'tensor', out: 'tensor', eps: 'number' },
+  add_rms_norm: { x: 'tensor', residual: 'tensor', weight: 'tensor', out: 'tensor', eps: 'number' },
+  linear: { x: 'tensor', weight: 'tensor', bias: 'optionalTensor', out: 'tensor' },
+  linear_pack: { source: 'tensor', weight: 'tensor', row_offset: 'number' },
+  swiglu: { x: 'tensor', weight: 'tensor', out: 'tensor' },
+  swiglu_pack: { source: 'tensor', weight: 'tensor', part: 'number', row_offset: 'number' },
+  rope_table: { positions: 'tensor', frequencies: 'tensor', table: 'tensor', scale: 'number' },
+  rope_and_cache: {
+    qkv: 'tensor',
+    rope_table: 'tensor',
+    slots: 'tensor',
+    cache: 'tensor',
+    num_heads: 'number',
+    num_kv_heads: 'number',
+    head_dim: 'number',
+    block_size: 'number',
+  },
+  attention: {
+    q: 'tensor',
+    cache: 'tensor',
+    block_tables: 'tensor',
+    query_starts: 'tensor',
+    context_lengths: 'tensor',
+    out: 'tensor',
+    num_kv_heads: 'number',
+    head_dim: 'number',
+    block_size: 'number',
+    window: 'number',
+    scale: 'number',
+  },
+  gather_rows: { x: 'tensor', rows: 'tensor', out: 'tensor' },
+  sample: {
+    logits: 'tensor',
+    parameters: 'tensor',
+    choices: 'tensor',
+    rows: 'tensor',
+    allowed: 'optionalTensor',
+    bias_starts: 'optionalTensor',
+    bias_ids: 'optionalTensor',
+    bias_values: 'optionalTensor',
+    prompt_masks: 'optionalTensor',
+    counts: 'optionalTensor',
+    tokens: 'tensor',
+    logprobs: 'tensor',
+    ranks: 'tensor',
+    top_ids: 'optionalTensor',
+    top_logprobs: 'optionalTensor',
+  },
+  load_history: { prompt: 'tensor', output: 'tensor', prompt_masks: 'tensor', counts: 'tensor', row: 'number' },
+  token_logprobs: {
+    logits: 'tensor',
+    targets: 'tensor',
+    logprobs: 'tensor',
+    ranks: 'tensor',
+    top_ids: 'optionalTensor',
+    top_logprobs: 'optionalTensor',
+  },
+  fill_random: { out: 'tensor', seed: 'number', mean: 'number', std: 'number' },
+  convert: { source: 'tensor', out: 'tensor' },
+};
+
+describe('the table of operations', () => {
+  it('names the same operations, in lib/native/ops.ts and in the addon', () => {
+    const native = nativeAddon()
+      .operations()
+      .map(({ name }) => name);
+    assert.deepEqual(native, Object.keys(declared));
+  });
+
+  for (const { name, fields } of nativeAddon().operations())
+    it(`gives ${name} the same arguments`, () => {
+      const kinds = fields.map(({ name, type }) => [name, type === 'i32' || type === 'f32' ? 'number' : type]);
+      assert.deepEqual(kinds, Object.entries(declared[name as OpName]));
+    });
+});
