@@ -128,7 +128,7 @@ describe('qwen2 generate', () => {
     });
 
     it('--stop ends before the first of the texts', async () => {
-      assert.equal(await text('-t', '0', '--stop', ' mention', '--stop', 'seldom heard'), ' the woman. I have ');
+      assert.equal(await text('-t', '0', '--stop', 'seldom heard', '--stop', ' mention'), ' the woman. I have ');
     });
 
     it('--context-length bounds prompt and answer together', async () => {
