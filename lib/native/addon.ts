@@ -95,7 +95,7 @@ function load(): NativeAddon {
   } catch (cause) {
     throw new Qwen2Error(
       'device_unavailable',
-      `The native addon of qwen2-node can't be loaded for ${process.platform}-${process.arch}: ${(cause as Error).message}. ` +
+      `The native addon of qwen2-node can't be loaded for ${process.platform}-${process.arch}: ${(cause as Error).message.split('\n')[0]}. ` +
         'Rebuild it with "npm rebuild qwen2-node" (needs cmake and g++ 12). In an Electron app, keep it outside the ' +
         'archive: asarUnpack ["**/*.{node,so}"].',
       { cause },
