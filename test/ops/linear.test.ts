@@ -119,7 +119,7 @@ describe('linear', () => {
     for (const K of [1101, 96])
       it(`gives a row the same bits alone and in company, with any number of threads, on ${simd}, K = ${K}`, async function () {
         const [T, N] = [31, 130];
-        const call = withValues({ title: '', T, K, N, bias: true });
+        const call = withValues({ title: '', T, K, N, bias: true, out: 'f32' });
         const device = { title: simd, name: 'cpu', simd };
         requireDevice(this, device);
         const multiply = (threads: number, row = 0, rows = T) =>

@@ -136,7 +136,8 @@ for (const device of [reference, ...devicesUnderTest])
 describe('swiglu', () => {
   for (const simd of ['scalar', 'avx2', 'avx512'])
     it(`gives a row the same bits alone and in company, with any number of threads, on ${simd}`, async function () {
-      const [T, K, I] = [31, 1101, 70];
+      // So many elements that fp32 sums in another order show in some of them after the rounding to bf16.
+      const [T, K, I] = [31, 301, 1000];
       const call = withValues({ title: '', T, K, I });
       const device = { title: simd, name: 'cpu', simd };
       requireDevice(this, device);
