@@ -7,13 +7,15 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, posix, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** What each room of csrc may include, beside itself and system headers: rooms, or single headers. */
+/** What each room of csrc may include, beside itself and system headers. A longer path has rules of its own. */
 const nativeRooms = {
   core: [],
   reference: ['core'],
   cpu: ['core'],
-  cuda: ['core', 'emulation/tensor_core.h'], // beside an instruction, its emulation
+  cuda: ['core'],
+  'cuda/ptx.h': ['core', 'emulation'], // beside an instruction, its emulation
   emulation: ['core'],
+  'emulation/selftest': ['core', 'cuda'], // kernels that try what the emulation promises
   ops: ['core', 'reference', 'cpu', 'cuda'],
   addon: ['core', 'ops'],
 };
@@ -23,6 +25,7 @@ const operationFiles = [
   { ending: '_reference.cpp', words: ['reference'] },
   { ending: '_cpu.cpp', words: ['cpu'] },
   { ending: '.cu', words: ['cuda'] },
+  { ending: '.cuh', words: ['cuda'] },
   { ending: '', words: [] },
 ];
 
@@ -54,8 +57,8 @@ function wrongInclude(file, included) {
     return room === 'addon' ? undefined : 'only csrc/addon knows Node-API';
   const [target, targetOperation, targetFile] = included.split('/');
   if (!(target in nativeRooms)) return undefined;
-  if (target !== room && !nativeRooms[room]?.some((name) => name === target || name === included))
-    return `${room} may not include ${included}`;
+  const rules = Object.keys(nativeRooms).findLast((path) => `${file}/`.startsWith(`${path}/`));
+  if (target !== room && !nativeRooms[rules]?.includes(target)) return `${rules ?? room} may not include ${included}`;
   if (room !== 'ops' || file.split('/').length === 2) return undefined;
   if (target === 'ops') {
     const isTable = targetFile === undefined;
@@ -106,7 +109,7 @@ function* violations(root, folder, endings, patterns, wrong) {
 
 const root = process.argv[2] ?? dirname(dirname(fileURLToPath(import.meta.url)));
 const found = [
-  ...violations(root, 'csrc', /\.(cpp|cu|h|def)$/, [/^\s*#\s*include\s+["<]([^">]+)[">]/], wrongInclude),
+  ...violations(root, 'csrc', /\.(cpp|cu|cuh|h|def)$/, [/^\s*#\s*include\s+["<]([^">]+)[">]/], wrongInclude),
   ...violations(root, 'lib', /\.ts$/, [/\bfrom '([^']+)'/, /\bimport\('([^']+)'\)/, /^import '([^']+)'/], wrongImport),
 ];
 for (const violation of found) console.error(violation);

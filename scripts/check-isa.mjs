@@ -25,7 +25,11 @@ function objectsOf(level) {
 
 /** Weak and unique symbols that an object defines: "object: symbol" each. */
 function sharedSymbols(objects, namespace) {
-  const { status, stdout, stderr, error } = spawnSync('nm', ['-A', '--defined-only', ...objects], { encoding: 'utf8' });
+  if (objects.length === 0) return [];
+  const { status, stdout, stderr, error } = spawnSync('nm', ['-A', '--defined-only', ...objects], {
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  });
   if (error || status !== 0) throw new Error(`nm failed: ${error?.message ?? stderr}`);
   return stdout
     .split('\n')
