@@ -125,8 +125,8 @@ class DecodePlanner {
 template <int D>
 struct DecodeWarp {
   uint32_t q[D / 16][4];
-  Keys seen[2];  // by the lane's rows
-  Keys all;      // seen by all rows
+  int ends[2];  // of what the lane's rows see
+  Keys all;     // seen by all rows
   float out[D / 8][4];
   RunningRows running;
 };
@@ -150,7 +150,7 @@ __device__ inline void begin_item(DecodeWarp<D>& w, const Step& step, const Deco
     // Queries of padding are not to be looked at.
     const bool present = row < item.rows.count && item.sequence.context > 0;
     const int packed = item.rows.first + row;
-    w.seen[i] = present ? keys_of_token(item.sequence, packed / step.group, step.window) : Keys{0, 0};
+    w.ends[i] = present ? keys_of_token(item.sequence, packed / step.group, 0).end : 0;
     const bf16* q = present ? step.query(item.sequence, item.kv_head, packed) + 2 * (lane_index() % 4) : nullptr;
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
@@ -162,7 +162,7 @@ __device__ inline void begin_item(DecodeWarp<D>& w, const Step& step, const Deco
 
 // The warp's 16 keys of a range.
 template <int D, typename Stage>
-__device__ inline void attend_range(DecodeWarp<D>& w, const Stage& stage, int range_first_key, float scale) {
+__device__ inline void attend_range(DecodeWarp<D>& w, const Stage& stage, int range_first_key, const Step& step) {
   const int first = warp_index() * unit_keys, first_key = range_first_key + first;
   float scores[2][4] = {};
 #pragma unroll
@@ -171,9 +171,10 @@ __device__ inline void attend_range(DecodeWarp<D>& w, const Stage& stage, int ra
     load_key_fragment<D>(b, stage.keys, first, k);
     for (int i = 0; i < 2; ++i) mma_m16n8k16(scores[i], w.q[k], b[i]);
   }
-  if (first_key < w.all.begin || first_key + unit_keys > w.all.end) mask_scores(scores, first_key, w.seen);
+  if (first_key < w.all.begin || first_key + unit_keys > w.all.end) 
+    mask_scores(scores, first_key, w.ends, step.window);
   float correction[2];
-  softmax(scores, w.running, correction, scale);
+  softmax(scores, w.running, correction, step.scale);
   correct_values(w.out, correction);
   uint32_t p[4];
   pack_probabilities(p, scores[0], scores[1]);
@@ -249,59 +250,61 @@ __device__ inline int64_t decode_length(const Step& step, int b) {
   return decode_work(read_sequence(step, b), step.group, step.window).length(step.kv_heads);
 }
 
+template <int D, typename Stage>
+__device__ inline void fetch_range(Stage& to, const Step& step, const DecodeRange& range) {
+  if (range.empty()) return;
+  load_range<D>(to.keys, step.cache, range.places, 0, range.first_key, range.item.keys);
+  load_range<D>(to.values, step.cache, range.places, step.block.value(0, 0), range.first_key, range.item.keys);
+}
+
+__device__ inline Share block_share(int64_t length) {
+  const int64_t blocks = decode_blocks(length, gridDim.x);
+  return blockIdx.x < blocks ? decode_split(length, blockIdx.x, blocks) : Share{length, length};
+}
+
 // pieces: [gridDim.x · 2]
 template <int D, int stages>
 __global__ void __launch_bounds__(attention_threads, 2) decode_kernel(Step step, Piece<D>* pieces) {
   griddepcontrol_wait();
-  using Shared = DecodeShared<D, stages>;
-  auto& s = shared<Shared>();
-  if (blockIdx.x == 0) check_step(step);
-  const auto share_of = [](int64_t length) {
-    const int64_t blocks = decode_blocks(length, gridDim.x);
-    return blockIdx.x < blocks ? decode_split(length, blockIdx.x, blocks) : Share{length, length};
-  };
+  auto& s = shared<DecodeShared<D, stages>>();
   const Spot spot = find_in_line<attention_threads>(
       step.sequences, s.line, [&](int b) { return decode_length(step, b); },
-      [&](int64_t length) { return share_of(length).begin; });
+      [](int64_t length) { return block_share(length).begin; });
   if (spot.sequence < 0) return;
-  const Share share = share_of(spot.total);
+  const Share share = block_share(spot.total);
   const int ranges = static_cast<int>(share.end - share.begin);
-
   DecodePlanner planner(step, share, spot);
-  const auto plan_of = [&](int n) -> DecodeRange& { return s.plan[n % (stages + 1)]; };
-  const int64_t values = step.block.value(0, 0);
-  const auto fetch = [&](int n) {
-    const DecodeRange& range = plan_of(n);
-    if (n < ranges && !range.empty()) {
-      auto& to = s.stage[n % stages];
-      load_range<D>(to.keys, step.cache, range.places, 0, range.first_key, range.item.keys);
-      load_range<D>(to.values, step.cache, range.places, values, range.first_key, range.item.keys);
-    }
-    cp_async_commit();
-  };
-  const auto finish_item = [&](const DecodeWarp<D>& w, const DecodeItem& item, float* left) {
-    __syncthreads();  // until all warps are done with the stage
-    leave_values<D>(w, s, left);
-    __syncthreads();
-    const bool whole = share.begin <= item.begin && item.end <= share.end;
-    merge_warps<D>(step, item, s, left, whole ? nullptr : pieces + decode_piece(blockIdx.x, share, item.begin));
-  };
+  const int unit = lane_index() % range_units;
 
   if (warp_index() == 0)
-    for (int n = 0; n < stages; ++n) planner.plan(plan_of(n), planner.look_up_unit(lane_index() % range_units));
+    for (int n = 0; n < stages; ++n) planner.plan(s.plan[n], planner.look_up_unit(unit));
   __syncthreads();
-  for (int n = 0; n < stages - 1; ++n) fetch(n);
+  for (int n = 0; n < stages - 1; ++n) {
+    if (n < ranges) fetch_range<D>(s.stage[n], step, s.plan[n]);
+    cp_async_commit();
+  }
   DecodeWarp<D> w;
   for (int n = 0; n < ranges; ++n) {
     cp_async_wait<stages - 2>();
     __syncthreads();
-    const int32_t id = warp_index() == 0 ? planner.look_up_unit(lane_index() % range_units) : 0;
-    fetch(n + stages - 1);
-    const DecodeRange& range = plan_of(n);
+    const int32_t id = warp_index() == 0 ? planner.look_up_unit(unit) : 0;
+    const int next = n + stages - 1;
+    if (next < ranges) fetch_range<D>(s.stage[next % stages], step, s.plan[next % (stages + 1)]);
+    cp_async_commit();
+    const DecodeRange& range = s.plan[n % (stages + 1)];
+    auto& stage = s.stage[n % stages];
     if (range.first) begin_item<D>(w, step, range.item);
-    if (!range.empty()) attend_range<D>(w, s.stage[n % stages], range.first_key, step.scale);
-    if (range.last) finish_item(w, range.item, reinterpret_cast<float*>(&s.stage[n % stages]));
-    if (warp_index() == 0) planner.plan(plan_of(n + stages), id);
+    if (!range.empty()) attend_range<D>(w, stage, range.first_key, step);
+    if (range.last) {
+      __syncthreads();  // until all warps are done with the stage
+      auto* left = reinterpret_cast<float*>(&stage);
+      leave_values<D>(w, s, left);
+      __syncthreads();
+      const bool whole = share.begin <= range.item.begin && range.item.end <= share.end;
+      merge_warps<D>(step, range.item, s, left,
+                     whole ? nullptr : pieces + decode_piece(blockIdx.x, share, range.item.begin));
+    }
+    if (warp_index() == 0) planner.plan(s.plan[(n + stages) % (stages + 1)], id);
   }
   cp_async_wait<0>();
 }
@@ -347,6 +350,7 @@ template <int D>
 __global__ void __launch_bounds__(combine_threads) combine_kernel(Step step, const Piece<D>* pieces) {
   griddepcontrol_wait();
   auto& s = shared<CombineShared>();
+  if (blockIdx.x == 0) check_step<combine_threads>(step);  // it has no border
   const auto share_of = [](int64_t block, int64_t length) {
     return decode_split(length, block, decode_blocks(length, gridDim.x));
   };

@@ -16,16 +16,6 @@ namespace qwen2::cuda {
 
 constexpr int attention_warps = attention_threads / warp_size;
 
-// row_tiles: of 16 rows, a warp has.
-template <int D, int row_tiles, int slots>
-struct PrefillShared {
-  static constexpr int rows = attention_warps * row_tiles * 16;
-  bf16 q[rows * D];
-  bf16 ring[slots][range_keys * D];
-  int64_t places[2][range_units];  // of a range's keys; even and odd ranges
-  LineShared line;
-};
-
 struct PrefillTile {
   int b, kv_head;
   Sequence sequence;
@@ -46,6 +36,17 @@ __device__ inline PrefillTile prefill_tile(const Step& step, const Spot& spot, i
   t.ranges = t.any.end > t.any.begin ? ceil_div(t.any.end, range_keys) - t.first_range : 0;
   return t;
 }
+
+// row_tiles: of 16 rows, a warp has.
+template <int D, int row_tiles, int slots>
+struct PrefillShared {
+  static constexpr int rows = attention_warps * row_tiles * 16;
+  bf16 q[rows * D];
+  bf16 ring[slots][range_keys * D];
+  int64_t places[2][range_units];  // of a range's keys; even and odd ranges
+  LineShared line;
+  PrefillTile tile;  // here and not in registers, of which the products need all
+};
 
 // Rows past the tile's last are zeros.
 template <int D, int rows>
@@ -68,7 +69,7 @@ __device__ inline void load_queries(bf16* q, const Step& step, const PrefillTile
 // scores += q·kᵀ for the warp's rows and 64 keys.
 template <int D, int row_tiles>
 __device__ inline void multiply_keys(float (&scores)[row_tiles][range_keys / 8][4], const bf16* q, const bf16* keys) {
-#pragma unroll
+#pragma unroll 2  // not all: addresses of q would stay in registers from range to range
   for (int k = 0; k < D / 16; ++k) {
     uint32_t a[row_tiles][4];
 #pragma unroll
@@ -106,12 +107,12 @@ __device__ inline void multiply_values(float (&out)[row_tiles][D / 8][4],
 template <int D, int row_tiles>
 __device__ inline void weigh(float (&scores)[row_tiles][range_keys / 8][4], uint32_t (&p)[row_tiles][range_keys / 16][4],
                              RunningRows (&running)[row_tiles], float (&out)[row_tiles][D / 8][4],
-                             const Keys (&seen)[row_tiles][2], int first_key, bool masked, float scale) {
+                             const int (&ends)[row_tiles][2], int first_key, bool masked, const Step& step) {
 #pragma unroll
   for (int m = 0; m < row_tiles; ++m) {
-    if (masked) mask_scores(scores[m], first_key, seen[m]);
+    if (masked) mask_scores(scores[m], first_key, ends[m], step.window);
     float correction[2];
-    softmax(scores[m], running[m], correction, scale);
+    softmax(scores[m], running[m], correction, step.scale);
     correct_values(out[m], correction);
 #pragma unroll
     for (int k = 0; k < range_keys / 16; ++k)
@@ -134,74 +135,99 @@ __device__ inline void store_rows(const Step& step, const PrefillTile& t, int fi
   }
 }
 
+// The stream of copies of a tile's keys and values.
 template <int D, int row_tiles, int slots>
-__global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step) {
-  griddepcontrol_wait();
-  using Shared = PrefillShared<D, row_tiles, slots>;
-  auto& s = shared<Shared>();
-  if (blockIdx.x == 0) check_step(step);
-  // The last tiles of a sequence have the most keys and go first; all heads of a tile go together.
-  const int64_t from_end = blockIdx.x / step.kv_heads;
-  const Spot spot = find_in_line<attention_threads>(
-      step.sequences, s.line, [&](int b) { return prefill_tiles(read_sequence(step, b), step.group, Shared::rows); },
-      [from_end](int64_t total) { return total - 1 - from_end; });
-  if (spot.sequence < 0) return;
-  const PrefillTile t = prefill_tile(step, spot, spot.total - 1 - from_end,
-                                     static_cast<int>(blockIdx.x % step.kv_heads), Shared::rows);
+struct PrefillStream {
+  static_assert(slots == 3 || slots == 4);  // or the places of a range would be replaced too early, or come too late
+  const Step& step;
+  PrefillShared<D, row_tiles, slots>& s;
 
-  const auto look_up_unit = [&](int range) -> int64_t {
-    const int unit = static_cast<int>(threadIdx.x), first = (t.first_range + range) * range_keys + unit * unit_keys;
-    if (unit >= range_units || range >= t.ranges || !t.any.overlaps(first, unit_keys)) return -1;
-    return place_of(step, look_up(step, t.b, first), t.b, t.kv_head, first);
-  };
-  const auto keep_unit = [&](int range, int64_t place) {
-    if (threadIdx.x < range_units) s.places[range % 2][threadIdx.x] = place;
-  };
-  const int64_t values = step.block.value(0, 0);
+  // Thread i of the first four finds unit i of a range.
+  __device__ int unit_key(int range) const {
+    return (s.tile.first_range + range) * range_keys + static_cast<int>(threadIdx.x) * unit_keys;
+  }
+  __device__ bool wants_unit(int range) const {
+    return threadIdx.x < range_units && range < s.tile.ranges && s.tile.any.overlaps(unit_key(range), unit_keys);
+  }
+  __device__ int32_t look_up_unit(int range) const {
+    return wants_unit(range) ? look_up(step, s.tile.b, unit_key(range)) : 0;
+  }
+  __device__ void keep_unit(int range, int32_t id) const {
+    if (threadIdx.x < range_units)
+      s.places[range % 2][threadIdx.x] =
+          wants_unit(range) ? place_of(step, id, s.tile.b, s.tile.kv_head, unit_key(range)) : int64_t{-1};
+  }
   // Copy n is of the keys of range n / 2, or of its values if n is odd.
-  const auto fetch = [&](int n) {
+  __device__ void fetch(int n) const {
     const int range = n / 2;
-    if (range < t.ranges)
-      load_range<D>(s.ring[n % slots], step.cache, s.places[range % 2], n % 2 == 0 ? 0 : values,
-                    (t.first_range + range) * range_keys, t.any);
+    if (range < s.tile.ranges)
+      load_range<D>(s.ring[n % slots], step.cache, s.places[range % 2], n % 2 == 0 ? 0 : step.block.value(0, 0),
+                    (s.tile.first_range + range) * range_keys, s.tile.any);
     cp_async_commit();
-  };
-  // Copy n is there, and its predecessor's slot is free.
-  const auto arrive = [&](int n) {
+  }
+  __device__ void begin() const {
+    keep_unit(0, look_up_unit(0));
+    keep_unit(1, look_up_unit(1));
+    __syncthreads();
+    if (s.tile.ranges > 0) load_queries<D, PrefillShared<D, row_tiles, slots>::rows>(s.q, step, s.tile);
+    for (int n = 0; n < slots - 1; ++n) fetch(n);
+  }
+  // Waits for copy n; with it, its predecessor's slot is free, and filled.
+  __device__ const bf16* arrive(int n) const {
     cp_async_wait<slots - 2>();
     __syncthreads();
     fetch(n + slots - 1);
-    return static_cast<const bf16*>(s.ring[n % slots]);
-  };
+    return s.ring[n % slots];
+  }
+};
 
-  Keys seen[row_tiles][2];
+// Whether the block has a tile, which is then in shared memory. The last tiles of a sequence have the most keys and go
+// first; all heads of a tile go together.
+template <int rows>
+__device__ inline bool find_tile(const Step& step, LineShared& line, PrefillTile& tile) {
+  const int64_t from_end = blockIdx.x / step.kv_heads;
+  const Spot spot = find_in_line<attention_threads>(
+      step.sequences, line, [&](int b) { return prefill_tiles(read_sequence(step, b), step.group, rows); },
+      [from_end](int64_t total) { return total - 1 - from_end; });
+  if (spot.sequence < 0) return false;
+  if (threadIdx.x == 0)
+    tile = prefill_tile(step, spot, spot.total - 1 - from_end, static_cast<int>(blockIdx.x % step.kv_heads), rows);
+  __syncthreads();
+  return true;
+}
+
+template <int D, int row_tiles, int slots>
+__global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step) {
+  griddepcontrol_wait();
+  auto& s = shared<PrefillShared<D, row_tiles, slots>>();
+  // The last block hardly ever has a tile.
+  if (blockIdx.x == gridDim.x - 1) check_step<attention_threads>(step);
+  if (!find_tile<PrefillShared<D, row_tiles, slots>::rows>(step, s.line, s.tile)) return;
+  const PrefillTile& t = s.tile;
+  const PrefillStream<D, row_tiles, slots> stream{step, s};
+
+  int ends[row_tiles][2];
 #pragma unroll
   for (int m = 0; m < row_tiles; ++m)
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int row = (warp_index() * row_tiles + m) * 16 + lane_index() / 4 + 8 * i;
-      seen[m][i] = row < t.rows.count ? keys_of_token(t.sequence, (t.rows.first + row) / step.group, step.window)
-                                      : Keys{0, 0};
+      ends[m][i] = row < t.rows.count ? keys_of_token(t.sequence, (t.rows.first + row) / step.group, 0).end : 0;
     }
-  keep_unit(0, look_up_unit(0));
-  keep_unit(1, look_up_unit(1));
-  __syncthreads();
-  if (t.ranges > 0) load_queries<D, Shared::rows>(s.q, step, t);
-  for (int n = 0; n < slots - 1; ++n) fetch(n);
-
   float out[row_tiles][D / 8][4] = {};
   RunningRows running[row_tiles];
+  stream.begin();
   for (int range = 0; range < t.ranges; ++range) {
     const int first_key = (t.first_range + range) * range_keys;
-    const bf16* keys = arrive(2 * range);
-    const int64_t next_place = look_up_unit(range + 2);
+    const bf16* keys = stream.arrive(2 * range);
+    const int32_t id = stream.look_up_unit(range + 2);  // used after the product, which hides its latency
     float scores[row_tiles][range_keys / 8][4] = {};
     multiply_keys<D, row_tiles>(scores, s.q, keys);
-    keep_unit(range + 2, next_place);
+    stream.keep_unit(range + 2, id);
     uint32_t p[row_tiles][range_keys / 16][4];
     const bool masked = first_key < t.all.begin || first_key + range_keys > t.all.end;
-    weigh<D, row_tiles>(scores, p, running, out, seen, first_key, masked, step.scale);
-    multiply_values<D, row_tiles>(out, p, arrive(2 * range + 1));
+    weigh<D, row_tiles>(scores, p, running, out, ends, first_key, masked, step);
+    multiply_values<D, row_tiles>(out, p, stream.arrive(2 * range + 1));
   }
   cp_async_wait<0>();
 #pragma unroll

@@ -59,10 +59,11 @@ __device__ inline Sequence read_sequence(const Step& step, int b) {
 }
 
 // Reports what read_sequence refuses: the job of one block.
+template <int threads>
 __device__ inline void check_step(const Step& step) {
   const int first = step.query_starts[0], last = step.query_starts[step.sequences];
   if (threadIdx.x == 0 && (first != 0 || last != step.tokens)) report(step.errors.ends, step.tokens, first, last);
-  for (int b = threadIdx.x; b < step.sequences; b += attention_threads) {
+  for (int b = threadIdx.x; b < step.sequences; b += threads) {
     const int64_t queries = int64_t{step.query_starts[b + 1]} - step.query_starts[b];
     const int64_t context = step.context_lengths[b], used = ceil_div(context, step.block.block_size);
     if (queries < 0) {

@@ -22,39 +22,49 @@ __device__ inline void load_range(bf16* tile, const bf16* cache, const int64_t (
                                   int64_t distance, int first_key, const Keys& keys) {
   constexpr int pieces = D / piece_elements, rows_at_once = attention_threads / pieces;
   const int piece = static_cast<int>(threadIdx.x) % pieces, first_row = static_cast<int>(threadIdx.x) / pieces;
+#pragma unroll 1  // its addresses would take registers from the products
+  for (int unit = 0; unit < range_units; ++unit) {
+    const int64_t place = places[unit];
 #pragma unroll
-  for (int i = 0; i < range_keys; i += rows_at_once) {
-    const int row = i + first_row;
-    const int64_t place = places[row / unit_keys];
-    const bool present = place >= 0 && keys.contains(first_key + row);
-    const bf16* from = cache + place + distance + row % unit_keys * D + piece * piece_elements;
-    cp_async_16(tile + piece_at<D>(row, piece), present ? from : cache, present ? 16 : 0);
+    for (int i = first_row; i < first_row + unit_keys; i += rows_at_once) {
+      const int row = unit * unit_keys + i;
+      const bool present = place >= 0 && keys.contains(first_key + row);
+      const bf16* from = cache + place + distance + i * D + piece * piece_elements;
+      cp_async_16(tile + piece_at<D>(row, piece), present ? from : cache, present ? 16 : 0);
+    }
   }
 }
 
-// Operand A: 16 rows of a tile, columns 16k ….
+// Fragments of 16 rows from a multiple of 16 on and of columns 16k …: two pieces, 2k and 2k + 1, of every row. Piece 2k + i
+// is where piece i is but for the bits of 16k, so one offset a lane serves all fragments.
 template <int D>
-__device__ inline void load_row_fragment(uint32_t (&a)[4], const bf16* tile, int first_row, int k) {
-  ldmatrix_x4(a, tile + piece_at<D>(first_row + lane_index() % 16, 2 * k + lane_index() / 16));
+__device__ inline const bf16* fragment_row(const bf16* tile, int first_row, int row, int piece, int k) {
+  return tile + first_row * D + (piece_at<D>(row, piece) ^ 16 * k);
 }
 
-// Operand B of q·kᵀ: 16 keys, columns 16k …; keys 0 … 7 are b[0], keys 8 … 15 are b[1].
+// Operand A.
+template <int D>
+__device__ inline void load_row_fragment(uint32_t (&a)[4], const bf16* tile, int first_row, int k) {
+  ldmatrix_x4(a, fragment_row<D>(tile, first_row, lane_index() % 16, lane_index() / 16, k));
+}
+
+// Operand B of q·kᵀ: keys 0 … 7 are b[0], keys 8 … 15 are b[1].
 template <int D>
 __device__ inline void load_key_fragment(uint32_t (&b)[2][2], const bf16* tile, int first_key, int k) {
-  const int lane = lane_index(), key = first_key + lane / 16 * 8 + lane % 8;
+  const int lane = lane_index();
   uint32_t r[4];
-  ldmatrix_x4(r, tile + piece_at<D>(key, 2 * k + lane / 8 % 2));
+  ldmatrix_x4(r, fragment_row<D>(tile, first_key, lane / 16 * 8 + lane % 8, lane / 8 % 2, k));
   b[0][0] = r[0];
   b[0][1] = r[1];
   b[1][0] = r[2];
   b[1][1] = r[3];
 }
 
-// Operand B of p·v: 16 keys, columns 16n …; columns 0 … 7 are b[0], columns 8 … 15 are b[1].
+// Operand B of p·v: columns 0 … 7 are b[0], columns 8 … 15 are b[1].
 template <int D>
-__device__ inline void load_value_fragment(uint32_t (&b)[2][2], const bf16* tile, int first_key, int n) {
+__device__ inline void load_value_fragment(uint32_t (&b)[2][2], const bf16* tile, int first_key, int k) {
   uint32_t r[4];
-  ldmatrix_x4_trans(r, tile + piece_at<D>(first_key + lane_index() % 16, 2 * n + lane_index() / 16));
+  ldmatrix_x4_trans(r, fragment_row<D>(tile, first_key, lane_index() % 16, lane_index() / 16, k));
   b[0][0] = r[0];
   b[0][1] = r[1];
   b[1][0] = r[2];
@@ -84,14 +94,17 @@ struct RunningRows {
   float sum[2] = {0, 0};
 };
 
-// Rows without keys of the range keep minus infinity.
+// Row i sees the keys before ends[i], the last `window` of them; window 0: all.
 template <int tiles>
-__device__ inline void mask_scores(float (&scores)[tiles][4], int first_key, const Keys (&rows)[2]) {
+__device__ inline void mask_scores(float (&scores)[tiles][4], int first_key, const int (&ends)[2], int window) {
+  const int lane_key = first_key + 2 * (lane_index() % 4);
 #pragma unroll
   for (int j = 0; j < tiles; ++j)
 #pragma unroll
-    for (int c = 0; c < 4; ++c)
-      if (!rows[c / 2].contains(first_key + 8 * j + 2 * (lane_index() % 4) + c % 2)) scores[j][c] = minus_infinity;
+    for (int c = 0; c < 4; ++c) {
+      const int key = lane_key + 8 * j + c % 2, end = ends[c / 2];
+      if (key >= end || (window > 0 && key < end - window)) scores[j][c] = minus_infinity;
+    }
 }
 
 // Scores become probabilities relative to the rows' maxima so far. What earlier keys gave is to be multiplied by
