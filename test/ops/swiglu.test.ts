@@ -136,9 +136,8 @@ for (const device of [reference, ...devicesUnderTest])
 describe('swiglu', () => {
   for (const simd of ['scalar', 'avx2', 'avx512'])
     it(`gives a row the same bits alone and in company, with any number of threads, on ${simd}`, async function () {
-      // So many elements that fp32 sums in another order show in some of them after the rounding to bf16.
       const [T, K, I] = [31, 301, 1000];
-      const call = withValues({ title: '', T, K, I });
+      const call = cancelling(withValues({ title: '', T, K, I }));
       const device = { title: simd, name: 'cpu', simd };
       requireDevice(this, device);
       const activate = (threads: number, row = 0, rows = T) =>
@@ -162,6 +161,21 @@ describe('swiglu', () => {
         assertSameBits(await activate(2, row, rows), together.subarray(row * I, (row + rows) * I), `${rows} rows`);
     });
 });
+
+/**
+ * The call with values for which up's products all but cancel: fp32 sums in another order then show after the rounding to
+ * bf16.
+ */
+function cancelling(call: Call): Call {
+  const { T, K, I, parts } = call;
+  const half = Math.floor(K / 2);
+  const x = Float32Array.from(call.x);
+  const up = Float32Array.from(parts[1]);
+  for (let t = 0; t < T; t++) for (let k = 0; k < half; k++) x[t * K + half + k] = x[t * K + k]! * (1 + (k % 5) / 64);
+  for (let i = 0; i < I; i++) for (let k = 0; k < half; k++) up[i * K + half + k] = -up[i * K + k]!;
+  for (let i = 0; i < I; i++) for (let k = 2 * half; k < K; k++) up[i * K + k] = 0;
+  return { ...call, x, parts: [parts[0], up] };
+}
 
 describeContract({
   op: 'swiglu',
