@@ -48,7 +48,12 @@ function cudaArchitectures() {
   if (spawnSync('nvcc', ['--version']).status !== 0) return '';
   const gpus = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8' });
   if (gpus.status !== 0) return '';
-  const capabilities = new Set(gpus.stdout.trim().split(/\s+/).map((capability) => capability.replace('.', '')));
+  const capabilities = new Set(
+    gpus.stdout
+      .trim()
+      .split(/\s+/)
+      .map((capability) => capability.replace('.', '')),
+  );
   return [...capabilities].map((capability) => `${capability === '90' ? '90a' : capability}-real`).join(';');
 }
 
@@ -86,7 +91,7 @@ function buildWithCmake() {
   for (const target of extraTargets) run('cmake', ['--build', work, '--parallel', jobs, '--target', target]);
 }
 
-const extraTargets = process.argv.includes('--emulated') ? ['qwen2-cuda-emulated'] : [];
+const extraTargets = process.argv.includes('--emulated') ? ['qwen2-cuda-emulated', 'qwen2-emulation-selftest'] : [];
 const jobs = String(availableParallelism());
 const allDefines = {
   ...defines,

@@ -9,11 +9,15 @@
 #include <utility>
 
 #include "emulation/access_faults.h"
+#include "emulation/bulk.h"
 #include "emulation/options.h"
 
 namespace qwen2::emulation {
 
 Thread* current = nullptr;
+
+Block::Block() = default;
+Block::~Block() = default;
 
 namespace {
 
@@ -147,6 +151,8 @@ void Executor::begin_block(Grid& grid) {
                   static_cast<unsigned>(flat / grid.blocks.x / grid.blocks.y)};
   block->live = grid.thread_count();
   block->released_dependents = false;
+  block->memory_barriers.clear();
+  block->proxy_view.clear();
   block->barriers.assign(16, {});
   block->warps.assign((block->live + 31) / 32, {});
   if (!block->shared || block->shared->bytes() != grid.shared_bytes)
@@ -162,6 +168,8 @@ void Executor::begin_block(Grid& grid) {
                     rank / grid.threads.x / grid.threads.y};
     thread.open_copies.clear();
     thread.copy_groups.clear();
+    thread.open_stores.clear();
+    thread.store_groups.clear();
     thread.fiber.start(thread_main, &thread);
     make_ready(&thread);
   }
@@ -171,7 +179,8 @@ void Executor::begin_block(Grid& grid) {
 void Executor::thread_main(void* argument) {
   Thread& thread = *static_cast<Thread*>(argument);
   thread.block->grid->body();
-  if (!thread.open_copies.empty() || !thread.copy_groups.empty())
+  if (!thread.open_copies.empty() || !thread.copy_groups.empty() || !thread.open_stores.empty() ||
+      !thread.store_groups.empty())
     executor().end_with(name_of(thread) + " ends while asynchronous copies that it issued are in flight");
   thread.state = Thread::State::finished;
 }

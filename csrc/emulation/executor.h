@@ -8,6 +8,7 @@
 #include <deque>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -55,6 +56,7 @@ struct AsyncCopy {
 };
 
 struct Block;
+struct MemoryBarrier;
 
 struct Thread {
   enum class State { ready, barrier, warp, late, polling, finished };
@@ -70,6 +72,8 @@ struct Thread {
   std::function<bool()> condition;     // of a poll
   std::vector<AsyncCopy> open_copies;  // issued, not committed
   std::deque<std::vector<AsyncCopy>> copy_groups;
+  std::vector<std::function<void()>> open_stores;  // the same of bulk stores
+  std::deque<std::vector<std::function<void()>>> store_groups;
 
   uint32_t lane() const { return rank % 32; }
 };
@@ -96,7 +100,12 @@ struct Block {
   std::vector<std::vector<Rendezvous>> warps;
   std::vector<Barrier> barriers;
   std::unique_ptr<GuardedMemory> shared;
+  std::map<const void*, MemoryBarrier> memory_barriers;
+  std::vector<std::byte> proxy_view;  // shared memory as asynchronous copies see it
   bool released_dependents = false;
+
+  Block();
+  ~Block();
 };
 
 // The thread of the emulated device that runs now. Null outside kernels.

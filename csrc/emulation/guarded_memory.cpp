@@ -37,18 +37,20 @@ bool GuardedMemory::contains(const void* address, size_t bytes) const {
 
 void GuardedMemory::poison() {
   std::memset(data_, poison_byte, bytes_);
-  std::memset(data_ + bytes_, static_cast<int>(slack_byte), slack_);
+  fill_slack();
 }
 
-bool GuardedMemory::slack_is_intact() const {
-  return std::all_of(data_ + bytes_, data_ + bytes_ + slack_, [](std::byte b) { return b == slack_byte; });
+void GuardedMemory::retire() {
+  madvise(mapping_, mapping_bytes_, MADV_DONTNEED);
+  mprotect(mapping_, mapping_bytes_, PROT_NONE);
 }
 
-bool GuardedMemory::guards(const void* address) const {
-  const auto* at = static_cast<const std::byte*>(address);
-  const bool before = at >= mapping_ && at < mapping_ + page;
-  const bool behind = at >= mapping_ + mapping_bytes_ - page && at < mapping_ + mapping_bytes_;
-  return before || behind;
+void GuardedMemory::fill_slack() { std::memset(data_ + bytes_, static_cast<int>(slack_byte), slack_); }
+
+bool GuardedMemory::slack_is_intact() {
+  if (std::all_of(data_ + bytes_, data_ + bytes_ + slack_, [](std::byte b) { return b == slack_byte; })) return true;
+  fill_slack();
+  return false;
 }
 
 }  // namespace qwen2::emulation

@@ -20,16 +20,18 @@ class GuardedMemory {
   size_t bytes() const { return bytes_; }
   bool contains(const void* address, size_t bytes) const;
   void poison();
-  // Whether nothing was written between the end of the data and the guard behind it.
-  bool slack_is_intact() const;
-  // Whether an address lies in one of the two guard pages.
-  bool guards(const void* address) const;
+  // Takes the memory away and keeps the addresses: an access faults, instead of meeting what is there next.
+  void retire();
+  // Whether nothing was written between the end of the data and the guard behind it; asked again, only since then.
+  bool slack_is_intact();
 
  private:
   std::byte* mapping_;
   size_t mapping_bytes_;
   std::byte* data_;
   size_t bytes_, slack_;
+
+  void fill_slack();
 };
 
 }  // namespace qwen2::emulation

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <list>
 #include <map>
 #include <mutex>
@@ -50,6 +51,8 @@ namespace {
 std::recursive_mutex the_lock;
 std::list<Stream*> streams;
 std::map<void*, std::unique_ptr<GuardedMemory>> allocations;
+std::deque<std::unique_ptr<GuardedMemory>> retired;  // freed last: what still uses it is found
+constexpr size_t most_retired = 1000;
 std::string report = "no error";
 
 constexpr size_t device_bytes = size_t{8} << 30;
@@ -179,6 +182,9 @@ cudaError_t cudaFree(void* memory) {
   const auto found = allocations.find(memory);
   if (found == allocations.end()) return fail_with(cudaErrorInvalidValue, "this memory was not allocated");
   allocated_bytes -= found->second->bytes();
+  found->second->retire();
+  retired.push_back(std::move(found->second));
+  if (retired.size() > most_retired) retired.pop_front();
   allocations.erase(found);
   return error;
 }

@@ -1,0 +1,34 @@
+// Runs every case twice, right and broken, under the schedule that the environment asks for: a line of JSON each.
+#include "emulation/selftest/selftest.h"
+
+namespace qwen2::cuda::selftest {
+namespace {
+
+// "right", "wrong", or "fault: …".
+std::string outcome(Case run, bool broken) {
+  try {
+    Bench bench;
+    return run(bench, broken) ? "right" : "wrong";
+  } catch (const Error& e) {
+    return std::string("fault: ") + e.what();
+  }
+}
+
+std::string quoted(const std::string& text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    result += c;
+  }
+  return result + "\"";
+}
+
+}  // namespace
+}  // namespace qwen2::cuda::selftest
+
+int main() {
+  using namespace qwen2::cuda::selftest;
+  for (const auto& [name, run] : cases())
+    std::printf("{\"name\": %s, \"right\": %s, \"broken\": %s}\n", quoted(name).c_str(),
+                quoted(outcome(run, false)).c_str(), quoted(outcome(run, true)).c_str());
+}
