@@ -1,4 +1,5 @@
-// Sums of integers and maxima over a block of any number of whole warps. Integers, so that no order of them matters.
+// Sums of integers and maxima over a block of any number of whole warps. Integers, so that no order of them matters. Not
+// inlined: kernels of many phases call them everywhere.
 #pragma once
 
 #include "cuda/reduce.h"
@@ -21,7 +22,7 @@ struct Scan {
 };
 
 // Every thread of the block calls it. A barrier at its beginning lets shared memory be read by all before it is reused.
-__device__ inline Scan block_scan(Wide x, ScanShared& shared) {
+__device__ __attribute__((noinline)) inline Scan block_scan(Wide x, ScanShared& shared) {
   Wide sum = x;
   for (int lanes = 1; lanes < warp_size; lanes *= 2) {
     const Wide other = __shfl_up_sync(full_warp, sum, static_cast<unsigned>(lanes));
@@ -39,7 +40,7 @@ __device__ inline Scan block_scan(Wide x, ScanShared& shared) {
 }
 
 // The largest of the threads' values, for every thread; with the same barrier.
-__device__ inline Wide block_max(Wide x, ScanShared& shared) {
+__device__ __attribute__((noinline)) inline Wide block_max(Wide x, ScanShared& shared) {
   for (int lanes = warp_size / 2; lanes > 0; lanes /= 2) {
     const Wide other = __shfl_xor_sync(full_warp, x, lanes);
     x = other > x ? other : x;

@@ -74,17 +74,17 @@ __global__ void __launch_bounds__(most_row_threads)
     return;
   }
   const Mass total = total_mass(survey, chunks, Weigher{max, steepness_of(1)}, s.scan);
-  if (threadIdx.x == 0) s.number = log_of_mass(max, total);
+  if (threadIdx.x == 0) s.log_sum = log_of_mass(max, total);
   const float logit = logits.logits[target];
-  const Codes codes(chunks);
+  const Codes codes = codes_of(chunks);
   const int32_t rank = rank_of(survey, chunks, logits, codes, logit);
   if (threadIdx.x == 0) {
-    *args.logprobs.row<float>(t) = static_cast<float>(logit - s.number);
+    *args.logprobs.row<float>(t) = static_cast<float>(logit - s.log_sum);
     *args.ranks.row<int32_t>(t) = rank;
   }
   if (args.top_ids.present())
     write_top({args.top_ids.row<int32_t>(t), args.top_logprobs.row<float>(t), args.top_ids.shape[1]}, survey, chunks,
-              logits, codes, max, s.number);
+              logits, codes, max, s.log_sum);
 }
 
 }  // namespace
