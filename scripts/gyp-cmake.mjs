@@ -6,7 +6,8 @@
 // with QWEN2_CUDA=ON; QWEN2_CUDA=OFF leaves it out. With --emulated, the library that runs CUDA kernels on the CPU is built
 // too, for tests.
 //
-// QWEN2_SANITIZE=1 builds with sanitizers into build/sanitized/Release instead.
+// QWEN2_SANITIZE=1 builds with sanitizers into build/sanitized/Release instead; QWEN2_BUILD_FOLDER names another folder
+// than build.
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -18,7 +19,7 @@ import { fileURLToPath } from 'node:url';
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const require = createRequire(import.meta.url);
 const sanitize = process.env.QWEN2_SANITIZE === '1';
-const work = join(root, sanitize ? 'build/sanitized' : 'build');
+const work = process.env.QWEN2_BUILD_FOLDER ?? join(root, sanitize ? 'build/sanitized' : 'build');
 
 // node-gyp's verbs: prebuildify first asks for `install` of headers, which Node-API's own headers make needless.
 if (process.argv.includes('install')) process.exit(0);

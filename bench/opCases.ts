@@ -1,0 +1,215 @@
+import type { Operands } from './operands.js';
+
+/** One operation at one shape. */
+export interface OpCase {
+  name: string;
+  /** Memory that its operands take. */
+  memoryBytes: number;
+  /** What a call must read and write at least, each once. */
+  bytes: number;
+  /** Multiplications and additions of the matrix products in it. */
+  operations: number;
+  /** Makes operands, and returns what enqueues one call on them. */
+  prepare(operands: Operands): () => void;
+}
+
+interface Shape {
+  name: string;
+  hidden: number;
+  intermediate: number;
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+  vocabulary: number;
+}
+
+const shapes = {
+  '0.5b': { name: '0.5b', hidden: 896, intermediate: 4864, heads: 14, kvHeads: 2, headDim: 64, vocabulary: 151936 },
+  '7b': { name: '7b', hidden: 3584, intermediate: 18944, heads: 28, kvHeads: 4, headDim: 128, vocabulary: 152064 },
+  '72b': { name: '72b', hidden: 8192, intermediate: 29568, heads: 64, kvHeads: 8, headDim: 128, vocabulary: 152064 },
+} satisfies Record<string, Shape>;
+
+const blockSize = 16;
+
+/** Every case; `small` are those that a CPU is made for. */
+export function opCases(size: 'small' | 'large'): OpCase[] {
+  if (size === 'small')
+    return [
+      ...linears(shapes['0.5b'], [1, 4, 16, 64, 512]),
+      ...others(
+        shapes['0.5b'],
+        [1, 512],
+        [
+          [1, 512],
+          [8, 512],
+        ],
+      ),
+    ];
+  return [
+    ...linears(shapes['72b'], [1, 16, 64, 256, 2048]),
+    ...linears(shapes['7b'], [1, 16, 64, 256, 2048]),
+    ...linears(shapes['0.5b'], [1, 16]),
+    linear('linear 8192³', 8192, 8192, 8192),
+    ...others(
+      shapes['72b'],
+      [1, 8192],
+      [
+        [1, 8192],
+        [1, 32768],
+        [64, 1024],
+        [64, 8192],
+      ],
+    ),
+    ...others(
+      shapes['7b'],
+      [],
+      [
+        [1, 8192],
+        [64, 1024],
+      ],
+    ),
+    prefill(shapes['72b'], 8192),
+    prefill(shapes['7b'], 2048),
+    prefill(shapes['0.5b'], 2048),
+  ];
+}
+
+function linears({ name, hidden, intermediate, heads, kvHeads, headDim, vocabulary }: Shape, tokens: number[]) {
+  return tokens.flatMap((T) => [
+    linear(`${name} qkv T=${T}`, T, (heads + 2 * kvHeads) * headDim, hidden),
+    linear(`${name} o T=${T}`, T, hidden, heads * headDim),
+    swiglu(`${name} gate_up T=${T}`, T, intermediate, hidden),
+    linear(`${name} down T=${T}`, T, hidden, intermediate),
+    ...(T <= 256 ? [linear(`${name} lm_head T=${T}`, T, vocabulary, hidden, 'f32')] : []),
+  ]);
+}
+
+function others(shape: Shape, normTokens: number[], contexts: [sequences: number, context: number][]): OpCase[] {
+  return [
+    ...normTokens.map((T) => norm(shape, T)),
+    ...contexts.map(([B, context]) => decode(shape, B, context)),
+    sample(shape, contexts[0]![0]),
+    sample(shape, 64),
+  ];
+}
+
+function linear(name: string, T: number, N: number, K: number, out: 'bf16' | 'f32' = 'bf16'): OpCase {
+  return {
+    name,
+    memoryBytes: 2 * N * K + 2 * T * K + 4 * T * N,
+    bytes: 2 * N * K + 2 * T * K + (out === 'f32' ? 4 : 2) * T * N,
+    operations: 2 * T * N * K,
+    prepare(operands) {
+      const args = {
+        x: operands.random('bf16', [T, K]),
+        weight: operands.weight('linearWeight', N, K),
+        out: operands.empty(out, [T, N]),
+      };
+      return () => operands.stream.run('linear', args);
+    },
+  };
+}
+
+function swiglu(name: string, T: number, I: number, K: number): OpCase {
+  return {
+    name,
+    memoryBytes: 4 * I * K + 2 * T * (K + I),
+    bytes: 4 * I * K + 2 * T * (K + I),
+    operations: 4 * T * I * K,
+    prepare(operands) {
+      const args = {
+        x: operands.random('bf16', [T, K]),
+        weight: operands.weight('swigluWeight', 2 * I, K),
+        out: operands.empty('bf16', [T, I]),
+      };
+      return () => operands.stream.run('swiglu', args);
+    },
+  };
+}
+
+function norm({ name, hidden }: Shape, T: number): OpCase {
+  return {
+    name: `${name} add_rms_norm T=${T}`,
+    memoryBytes: 6 * T * hidden,
+    bytes: 8 * T * hidden + 4 * hidden,
+    operations: 0,
+    prepare(operands) {
+      const args = {
+        x: operands.random('bf16', [T, hidden]),
+        residual: operands.random('bf16', [T, hidden]),
+        weight: operands.random('f32', [hidden], 0.1, 1),
+        out: operands.empty('bf16', [T, hidden]),
+        eps: 1e-6,
+      };
+      return () => operands.stream.run('add_rms_norm', args);
+    },
+  };
+}
+
+/** Attention of `B` sequences with `queries` tokens each, the last of their `context`. */
+function attention(name: string, shape: Shape, B: number, queries: number, context: number): OpCase {
+  const { heads, kvHeads, headDim } = shape;
+  const T = B * queries;
+  const blocksOfOne = Math.ceil(context / blockSize);
+  // Query i of a sequence sees all keys but those behind it.
+  const pairs = B * (queries * context - (queries * (queries - 1)) / 2);
+  return {
+    name,
+    memoryBytes: 4 * B * context * kvHeads * headDim + 4 * T * heads * headDim,
+    bytes: 4 * B * context * kvHeads * headDim + 4 * T * heads * headDim,
+    operations: 4 * pairs * heads * headDim,
+    prepare(operands) {
+      const blocks = B * blocksOfOne;
+      const args = {
+        q: operands.random('bf16', [T, heads * headDim]),
+        cache: operands.cache(blocks, kvHeads, headDim, blockSize),
+        // Blocks of sequences lie between each other, as they do when sequences grow together.
+        block_tables: operands.integers(
+          [B, blocksOfOne],
+          Int32Array.from({ length: blocks }, (_, i) => (i % blocksOfOne) * B + Math.floor(i / blocksOfOne)),
+        ),
+        query_starts: operands.integers(
+          [B + 1],
+          Int32Array.from({ length: B + 1 }, (_, b) => b * queries),
+        ),
+        context_lengths: operands.integers([B], new Int32Array(B).fill(context)),
+        out: operands.empty('bf16', [T, heads * headDim]),
+        num_kv_heads: kvHeads,
+        head_dim: headDim,
+        block_size: blockSize,
+        window: 0,
+        scale: headDim ** -0.5,
+      };
+      return () => operands.stream.run('attention', args);
+    },
+  };
+}
+
+const decode = (shape: Shape, B: number, context: number) =>
+  attention(`${shape.name} decode attention B=${B} context=${context}`, shape, B, 1, context);
+
+const prefill = (shape: Shape, context: number) =>
+  attention(`${shape.name} prefill attention ${context}`, shape, 1, context, context);
+
+/** Temperature, top-k and top-p as Qwen2's generation_config.json has them. */
+function sample({ name, vocabulary: V }: Shape, B: number): OpCase {
+  return {
+    name: `${name} sample B=${B}`,
+    memoryBytes: 4 * B * V,
+    bytes: 4 * B * V,
+    operations: 0,
+    prepare(operands) {
+      const rows = Array.from({ length: B }, (_, b) => b);
+      const args = {
+        logits: operands.random('f32', [B, V], 3),
+        parameters: operands.floats([B, 6], Float32Array.from(rows.flatMap(() => [0.7, 0.8, 0, 1, 0, 0]))),
+        choices: operands.integers([B, 5], Int32Array.from(rows.flatMap((b) => [20, b, 0, 0, b]))),
+        rows: operands.integers([B], new Int32Array(B).fill(-1)),
+        tokens: operands.empty('i32', [B]),
+        logprobs: operands.empty('f32', [B]),
+        ranks: operands.empty('i32', [B]),
+      };
+      return () => operands.stream.run('sample', args);
+    },
+  };
+}

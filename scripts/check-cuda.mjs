@@ -1,0 +1,78 @@
+// Compiles every CUDA kernel with nvcc: no warnings, and no spills of registers to memory but those that are allowed below.
+//
+//   npm run check:cuda              for compute capabilities 8.0 and 9.0
+//   npm run check:cuda -- --all     for all that prebuilds are made for
+//
+// Where there is no nvcc it says so and does nothing: it needs no GPU, but the toolkit.
+
+import { spawn, spawnSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const architectures = process.argv.includes('--all') ? ['80', '86', '89', '90a', '100', '120'] : ['80', '90a'];
+
+/** Kernels that may spill, by a part of their names: how many bytes, and why. */
+const allowedSpills = {};
+
+if (spawnSync('nvcc', ['--version']).status !== 0) {
+  console.log('check-cuda: there is no nvcc here; kernels were not compiled');
+  process.exit(0);
+}
+
+const sources = [
+  ...cuFiles('csrc/cuda'),
+  ...readdirSync(join(root, 'csrc/ops')).flatMap((op) => cuFiles(`csrc/ops/${op}`)),
+];
+const objects = mkdtempSync(join(tmpdir(), 'qwen2-cuda-'));
+const faults = [];
+let kernels = 0;
+
+try {
+  const jobs = architectures.flatMap((architecture) => sources.map((source) => ({ source, architecture })));
+  await Promise.all(Array.from({ length: availableParallelism() }, () => work(jobs)));
+} finally {
+  rmSync(objects, { recursive: true, force: true });
+}
+for (const fault of faults) console.error(fault);
+console.log(
+  `check-cuda: ${sources.length} files for ${architectures.join(', ')}; ${kernels} kernels, ${faults.length} faults`,
+);
+process.exitCode = faults.length > 0 || kernels === 0 ? 1 : 0;
+
+function cuFiles(folder) {
+  return readdirSync(join(root, folder), { withFileTypes: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.cu'))
+    .map((entry) => `${folder}/${entry.name}`);
+}
+
+async function work(jobs) {
+  for (let job = jobs.pop(); job !== undefined; job = jobs.pop()) await compile(job);
+}
+
+async function compile({ source, architecture }) {
+  const object = join(objects, `${source.replaceAll('/', '_')}_${architecture}.o`);
+  // As in CMakeLists.txt.
+  const flags = ['-std=c++20', '-O3', '--expt-relaxed-constexpr', '--resource-usage', '-Icsrc'];
+  const nvcc = spawn('nvcc', [...flags, `-arch=sm_${architecture}`, '-c', source, '-o', object], { cwd: root });
+  let output = '';
+  for (const stream of [nvcc.stdout, nvcc.stderr]) stream.on('data', (data) => (output += data));
+  const status = await new Promise((resolve) => nvcc.on('close', resolve));
+  const where = `${source}, sm_${architecture}`;
+  if (status !== 0) faults.push(`${where}: nvcc fails\n${output}`);
+  for (const line of output.split('\n')) if (/warning/i.test(line)) faults.push(`${where}: ${line}`);
+  let kernel = '';
+  for (const line of output.split('\n')) {
+    const name = /Compiling entry function '([^']+)'/.exec(line);
+    if (name) {
+      kernel = name[1];
+      kernels++;
+    }
+    const spill = /(\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line);
+    if (!spill || Number(spill[1]) + Number(spill[2]) === 0) continue;
+    const allowed = Object.entries(allowedSpills).find(([part]) => kernel.includes(part))?.[1].bytes ?? 0;
+    if (Number(spill[1]) > allowed) faults.push(`${where}: ${kernel} spills ${spill[1]} bytes, ${allowed} are allowed`);
+  }
+}
