@@ -12,7 +12,7 @@ import {
 } from '../support/opBench.js';
 import { type Activation, afterRounding, heldAs } from '../support/precision.js';
 
-/** Query heads, KV heads and head dimension of Qwen2's sizes. */
+/** Query heads, KV heads and head dimension of Qwen2's sizes, and of shapes that no model has. */
 const models = {
   '0.5B': { heads: 14, kvHeads: 2, headDim: 64 },
   '1.5B': { heads: 12, kvHeads: 2, headDim: 128 },
@@ -20,6 +20,10 @@ const models = {
   '72B': { heads: 64, kvHeads: 8, headDim: 128 },
   'all heads with their own KV head': { heads: 3, kvHeads: 3, headDim: 80 },
   'one KV head for more query heads than a tile has rows': { heads: 30, kvHeads: 1, headDim: 16 },
+  'a group of 7': { heads: 7, kvHeads: 1, headDim: 64 },
+  'a group of 8': { heads: 8, kvHeads: 1, headDim: 128 },
+  'a group of 30': { heads: 30, kvHeads: 1, headDim: 64 },
+  'no groups': { heads: 2, kvHeads: 2, headDim: 64 },
   'the smallest head': { heads: 2, kvHeads: 1, headDim: 2 },
   'the widest head': { heads: 1, kvHeads: 1, headDim: 256 },
 };
@@ -50,6 +54,61 @@ const cases: Case[] = [
       { context: 50, queries: 7 },
     ],
   })),
+  ...(['a group of 7', 'a group of 8', 'no groups'] as const).flatMap((model) => [
+    {
+      title: `${model}: decode at the bounds of ranges of 64 keys`,
+      shape: shapeOf(model),
+      sequences: [1, 2, 31, 62, 63, 64, 65, 66, 127, 128, 129, 130].map((context) => ({ context, queries: 1 })),
+    },
+    {
+      title: `${model}: prefills at the bounds of tiles and ranges`,
+      shape: shapeOf(model),
+      sequences: [1, 9, 10, 16, 17, 63, 64, 65, 128, 129].map((context) => ({ context, queries: context })),
+    },
+    {
+      title: `${model}: chunks with a prefix, at the bounds of ranges`,
+      shape: shapeOf(model, { blockSize: 48 }),
+      sequences: [82, 83, 84, 85, 148].map((context) => ({ context, queries: 20 })),
+    },
+    {
+      title: `${model}: a few queries a sequence, at the bounds of ranges`,
+      shape: shapeOf(model),
+      sequences: [64, 65, 66, 128, 129].flatMap((context) => [
+        { context, queries: 3 },
+        { context: context - 1, queries: 1 },
+      ]),
+    },
+    ...[17, 63, 64, 65, 81].map((window) => ({
+      title: `${model}: a window of ${window}`,
+      shape: shapeOf(model, { window }),
+      sequences: [
+        ...[82, 83, 84, 85].map((context) => ({ context, queries: 20 })),
+        { context: 130, queries: 1 },
+        { context: window, queries: window },
+      ],
+    })),
+    ...[17, 64].map((window) => ({
+      title: `${model}: decode with a window of ${window}`,
+      shape: shapeOf(model, { window }),
+      sequences: [16, 17, 63, 64, 65, 80, 81, 82, 127, 128, 130].map((context) => ({
+        context,
+        queries: 1 + (context % 2),
+      })),
+    })),
+  ]),
+  {
+    title: '40 sequences in a decode step, some with two queries',
+    shape: shapeOf('a group of 7'),
+    sequences: Array.from({ length: 40 }, (_, b) => ({
+      context: 2 + ((b * 37) % 129),
+      queries: 1 + Number(b % 5 === 0),
+    })),
+  },
+  {
+    title: '40 sequences in a decode step with a window',
+    shape: shapeOf('a group of 8', { window: 70 }),
+    sequences: Array.from({ length: 40 }, (_, b) => ({ context: 1 + ((b * 53) % 200), queries: 1 })),
+  },
   { title: 'one token that sees itself', shape: shapeOf('0.5B'), sequences: [{ context: 1, queries: 1 }] },
   {
     title: 'contexts at the bounds of blocks',
@@ -130,6 +189,10 @@ interface Expected {
   attended: Attended;
 }
 
+/** Whether a device has kernels for the shape. */
+const supports = (device: DeviceCase, { headDim }: { headDim: number }) =>
+  !device.name.startsWith('cuda') || headDim === 64 || headDim === 128;
+
 const expectedByCase = new Map<string, Expected>();
 
 /** The values of a case and what they give, row after row: made once for all devices. */
@@ -178,7 +241,7 @@ for (const device of [reference, ...devicesUnderTest])
     });
 
     for (const dtype of activationsOf(device))
-      for (const given of cases)
+      for (const given of cases.filter(({ shape }) => supports(device, shape)))
         it(`${given.title}, ${dtype}`, () =>
           withBench(device, async (bench) => {
             const expected = expectations(dtype, given);
@@ -190,6 +253,28 @@ for (const device of [reference, ...devicesUnderTest])
             if (out.length > 0) assert.ok(rmsError(out, exact) <= 2 * rmsError(inBf16, exact) || dtype === 'f32');
             await bench.requireGapsUntouched(args.out);
           }));
+
+    it('gives the same step the same bits again', () =>
+      withBench(device, async (bench) => {
+        const shape = shapeOf('a group of 7', { window: 150 });
+        const sequences = [200, 90, 1, 129].map((context, b) => cancelling(shape, { context, queries: 1 }, b));
+        const args = prepareAttention(bench, 'bf16', shape, sequences);
+        bench.run('attention', args);
+        const first = await bench.read(args.out);
+        bench.run('attention', args);
+        assertSameBits(await bench.read(args.out), first);
+      }));
+
+    if (!supports(device, { headDim: 80 }))
+      it('refuses a head dimension that it has no kernel for', () =>
+        withBench(device, async (bench) => {
+          const shape = shapeOf('all heads with their own KV head');
+          bench.run('attention', prepareAttention(bench, 'bf16', shape, []));
+          await assert.rejects(bench.stream.synchronized(), {
+            code: 'unsupported',
+            message: /attention: CUDA devices have kernels for head_dim 64 and 128, not 80/,
+          });
+        }));
   });
 
 describe('attention', () => {

@@ -1,5 +1,7 @@
 #include "ops/attention/attention.h"
 
+#include <iterator>
+
 #include "ops/attention/decode.cuh"
 #include "ops/attention/prefill.cuh"
 
@@ -11,24 +13,58 @@ namespace {
 constexpr int prefill_slots = 3;
 
 struct Prefill {
-  const char* name;
   int head_dim, rows;
   void (*kernel)(Step);
   size_t shared_bytes;
 };
 
 template <int D, int row_tiles>
-constexpr Prefill prefill_of(const char* name) {
+constexpr Prefill prefill_of() {
   using Shared = PrefillShared<D, row_tiles, prefill_slots>;
-  return {name, D, Shared::rows, prefill_kernel<D, row_tiles, prefill_slots>, sizeof(Shared)};
+  return {D, Shared::rows, prefill_kernel<D, row_tiles, prefill_slots>, sizeof(Shared)};
 }
 
-constexpr Prefill prefills[] = {
-    prefill_of<64, 1>("prefill 64x64, D 64"),
-    prefill_of<64, 2>("prefill 128x64, D 64"),
-    prefill_of<128, 1>("prefill 64x64, D 128"),
-    prefill_of<128, 2>("prefill 128x64, D 128"),
+constexpr Prefill prefills[] = {prefill_of<64, 1>(), prefill_of<64, 2>(), prefill_of<128, 1>(), prefill_of<128, 2>()};
+
+struct Decode {
+  int head_dim;
+  void (*run)(Context&, const Step&);
 };
+
+// What a multiprocessor can hold at a time: it has 1 KB more than the largest block may ask for, and keeps 1 KB a
+// block.
+constexpr int64_t resident_blocks(size_t shared_bytes_per_block, size_t shared_bytes) {
+  return static_cast<int64_t>(std::clamp<size_t>((shared_bytes_per_block + 1024) / (shared_bytes + 1024), 1, 2));
+}
+
+template <int D, int stages>
+void run_decode(Context& context, const Step& step) {
+  constexpr size_t shared_bytes = sizeof(DecodeShared<D, stages>);
+  const int64_t blocks = context.device().multiprocessors *
+                         resident_blocks(context.device().shared_bytes_per_block, shared_bytes);
+  auto* pieces = static_cast<Piece<D>*>(
+      context.workspace(static_cast<size_t>(blocks * pieces_per_block) * sizeof(Piece<D>)));
+  launch(context, decode_kernel<D, stages>,
+         {.blocks = static_cast<unsigned>(blocks),
+          .threads = attention_threads,
+          .shared_bytes = shared_bytes,
+          .dependent = true},
+         step, pieces);
+  launch(context, combine_kernel<D>,
+         {.blocks = static_cast<unsigned>(blocks),
+          .threads = combine_threads,
+          .shared_bytes = sizeof(CombineShared),
+          .dependent = true},
+         step, pieces);
+}
+
+constexpr Decode decodes[] = {{64, run_decode<64, 5>}, {128, run_decode<128, 3>}};
+
+constexpr size_t a100_block = 163 << 10, hopper_block = 227 << 10, ada_block = 99 << 10;
+static_assert(sizeof(DecodeShared<128, 3>) <= ada_block && sizeof(PrefillShared<128, 2, prefill_slots>) <= ada_block);
+static_assert(resident_blocks(a100_block, sizeof(DecodeShared<64, 5>)) == 2);
+static_assert(resident_blocks(hopper_block, sizeof(DecodeShared<128, 3>)) == 2);
+static_assert(resident_blocks(a100_block, sizeof(PrefillShared<128, 2, prefill_slots>)) == 2);
 
 Step step_of(Context& context, const AttentionArgs& args) {
   const int64_t D = args.head_dim, heads = args.q.shape[1] / D;
@@ -85,42 +121,21 @@ void run_prefill(Context& context, const Step& step) {
          step);
 }
 
-// What a multiprocessor can hold at a time: it has 1 KB more than the largest block may ask for, and keeps 1 KB a block.
-int64_t resident_blocks(const DeviceFacts& device, size_t shared_bytes) {
-  return static_cast<int64_t>(std::clamp<size_t>((device.shared_bytes_per_block + 1024) / (shared_bytes + 1024), 1, 2));
-}
-
-template <int D, int stages>
-void run_decode(Context& context, const Step& step) {
-  constexpr size_t shared_bytes = sizeof(DecodeShared<D, stages>);
-  const int64_t blocks = context.device().multiprocessors * resident_blocks(context.device(), shared_bytes);
-  auto* pieces = static_cast<Piece<D>*>(
-      context.workspace(static_cast<size_t>(blocks * pieces_per_block) * sizeof(Piece<D>)));
-  launch(context, decode_kernel<D, stages>,
-         {.blocks = static_cast<unsigned>(blocks),
-          .threads = attention_threads,
-          .shared_bytes = shared_bytes,
-          .dependent = true},
-         step, pieces);
-  launch(context, combine_kernel<D>,
-         {.blocks = static_cast<unsigned>(blocks),
-          .threads = combine_threads,
-          .shared_bytes = sizeof(CombineShared),
-          .dependent = true},
-         step, pieces);
-}
-
 }  // namespace
 
 void attention(Context& context, const AttentionArgs& args) {
   require_bf16("attention", args.q);
-  if (args.head_dim != 64 && args.head_dim != 128)
+  const auto decode = std::find_if(std::begin(decodes), std::end(decodes),
+                                   [&](const Decode& d) { return d.head_dim == args.head_dim; });
+  if (decode == std::end(decodes))
     fail("unsupported", "attention: CUDA devices have kernels for head_dim 64 and 128, not %d; use the cpu device",
          args.head_dim);
   const Step step = step_of(context, args);
-  if (!splits_keys(step.tokens, step.sequences, step.group)) return run_prefill(context, step);
-  if (args.head_dim == 64) return run_decode<64, 5>(context, step);
-  run_decode<128, 3>(context, step);
+  if (splits_keys(step.tokens, step.sequences, step.group)) {
+    decode->run(context, step);
+  } else {
+    run_prefill(context, step);
+  }
 }
 
 }  // namespace qwen2::cuda

@@ -9,7 +9,9 @@
 //
 // Scores and softmax are fp32; probabilities may be rounded to the cache's dtype as the operand of the product with V,
 // whose sum, and the softmax's sum, are fp32. Keys are reduced in chunks at absolute positions merged in one order, so
-// a row gives the same bits alone and in company. Rows of sequences with context length 0 (padding) are zeros.
+// a row gives the same bits alone and in company; on CUDA devices which chunks are merged first depends on the lengths
+// in the step, so there the same step gives the same bits on devices of one kind, and another step may not. Rows of
+// sequences with context length 0 (padding) are zeros.
 // Entries of block_tables past a sequence's last block, and the unwritten rest of that block, are never used.
 // Tolerance: at most 2 × the error of the same computation in bf16 with fp32 softmax, against float64.
 #pragma once

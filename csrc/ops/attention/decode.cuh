@@ -1,12 +1,12 @@
 // Decode: few queries a sequence, so the keys are split over the device, and a second launch puts the pieces together.
 //
 // The floor is memory: every key and value of the contexts once. All items (sequence, KV head, tile of 16 packed rows)
-// stand in one line of ranges of 64 keys, and every block gets an equal share (plan.h). What is in flight hides the latency
-// of memory: at D = 128 a range is 32 KB and of 3 stages 2 are in flight, 64 KB; at D = 64 it is 16 KB, 4 of 5 stages,
-// again 64 KB. Where shared memory has room for two blocks a multiprocessor (D = 128: from 196 KB on, as Hopper has; D = 64:
-// from 164 KB on, as an A100 has) it is 128 KB. At 4.3 TB/s and 132 multiprocessors a latency of 1 µs needs 33 KB each.
-// A range costs each of the four warps 32 mma and 16 ldmatrix.x4 at D = 128, a few hundred clocks of the 1,700 that its
-// bytes take.
+// stand in one line of ranges of 64 keys, of which every block gets an equal share (plan.h). What is in flight hides
+// the latency of memory: at D = 128 a range is 32 KB and 2 of 3 stages are in flight, 64 KB; at D = 64 it is 16 KB and
+// 4 of 5, again 64 KB. Where a multiprocessor has room for two blocks (D = 128: Hopper; D = 64: A100 and Hopper) it is
+// 128 KB. At 4.3 TB/s and 132 multiprocessors a latency of 1 µs needs 33 KB each. A range costs each of four warps 32
+// mma and 16 ldmatrix.x4 at D = 128, a few hundred clocks of the 1,700 that its bytes take, so memory is expected to
+// be the limit from about 4 ranges a block on; with fewer, the latency of finding, planning and combining is.
 //
 // Warp 0 plans ranges ahead of their copies: which item, and where its keys are. The others read the plan.
 #pragma once
@@ -23,22 +23,18 @@ struct Piece {
   float sum[decode_rows];
 };
 
-struct DecodeItem {
-  int64_t begin, end;  // in the line
-  int b, kv_head;
-  Sequence sequence;
-  RowTile rows;
-  Keys keys;  // that any of its rows sees
-};
-
 // A range of an item, as planned.
 struct DecodeRange {
-  DecodeItem item;
+  int64_t places[range_units];  // of its keys
   int first_key;
+  int kv_head;
+  Sequence sequence;
+  RowTile rows;
+  Keys keys;         // that any of the rows sees
+  int piece;         // where the block leaves what it finds of the item; −1: it has all of it
   bool first, last;  // of the item, in this block
-  int64_t places[range_units];
 
-  __device__ bool empty() const { return !item.keys.overlaps(first_key, range_keys); }
+  __device__ bool empty() const { return !keys.overlaps(first_key, range_keys); }
 };
 
 template <int D, int stages>
@@ -49,11 +45,13 @@ struct DecodeShared {
   };
   // The last range's stage of an item is where its warps then leave their values: both are 256 · D bytes.
   static_assert(sizeof(Stage) == attention_threads / warp_size * decode_rows * D * sizeof(float));
-  Stage stage[stages];
+  union {
+    Stage stage[stages];
+    LineShared line;  // until the first copy
+  };
   DecodeRange plan[stages + 1];  // one more: it is planned while the others are in use
   float max[attention_threads / warp_size][decode_rows];
   float sum[attention_threads / warp_size][decode_rows];
-  LineShared line;
 };
 
 // Walks a block's share of the line, a range at a time.
@@ -84,8 +82,13 @@ class DecodePlanner {
           keys().overlaps(first_key(unit), unit_keys) ? place_of(step_, id, b_, kv_head_, first_key(unit)) : -1;
     if (unit == 0) {
       const int64_t begin = at_ - range_;
-      to.item = {begin, begin + work_.ranges, b_, kv_head_, sequence_, rows(), keys()};
+      const bool whole = share_.begin <= begin && begin + work_.ranges <= share_.end;
       to.first_key = first_key(0);
+      to.kv_head = kv_head_;
+      to.sequence = sequence_;
+      to.rows = rows();
+      to.keys = keys();
+      to.piece = whole ? -1 : static_cast<int>(decode_piece(blockIdx.x, share_, begin));
       to.first = at_ == share_.begin || range_ == 0;
       to.last = at_ + 1 == share_.end || range_ + 1 == work_.ranges;
     }
@@ -137,7 +140,7 @@ __device__ inline uint32_t load_pair(const bf16* from, bool aligned) {
 }
 
 template <int D>
-__device__ inline void begin_item(DecodeWarp<D>& w, const Step& step, const DecodeItem& item) {
+__device__ inline void begin_item(DecodeWarp<D>& w, const Step& step, const DecodeRange& item) {
   w.all = item.rows.all(item.sequence, step.group, step.window);
   w.running = {};
 #pragma unroll
@@ -186,8 +189,8 @@ __device__ inline void attend_range(DecodeWarp<D>& w, const Stage& stage, int ra
   }
 }
 
-// Where an element of a row of a warp's values is, in the stage that they are left in: the eights of a row are permuted,
-// so that the rows that a warp writes at a time lie in different banks.
+// Where an element of a row of a warp's values is, in the stage that they are left in: the eights of a row are
+// permuted, so that the rows that a warp writes at a time lie in different banks.
 template <int D>
 __device__ inline int left_value(int warp, int row, int column) {
   return (warp * decode_rows + row) * D + (column / 8 ^ row % 8) * 8 + column % 8;
@@ -212,7 +215,7 @@ __device__ inline void leave_values(const DecodeWarp<D>& w, Shared& s, float* le
 
 // The four warps' values of an item together: to out if the block has all of it, or else to the block's piece.
 template <int D, typename Shared>
-__device__ inline void merge_warps(const Step& step, const DecodeItem& item, const Shared& s, const float* left,
+__device__ inline void merge_warps(const Step& step, const DecodeRange& item, const Shared& s, const float* left,
                                    Piece<D>* piece) {
   constexpr int warps = attention_threads / warp_size, lanes = attention_threads / decode_rows;
   const int row = static_cast<int>(threadIdx.x) / lanes, lane = static_cast<int>(threadIdx.x) % lanes;
@@ -253,8 +256,8 @@ __device__ inline int64_t decode_length(const Step& step, int b) {
 template <int D, typename Stage>
 __device__ inline void fetch_range(Stage& to, const Step& step, const DecodeRange& range) {
   if (range.empty()) return;
-  load_range<D>(to.keys, step.cache, range.places, 0, range.first_key, range.item.keys);
-  load_range<D>(to.values, step.cache, range.places, step.block.value(0, 0), range.first_key, range.item.keys);
+  load_range<D>(to.keys, step.cache, range.places, 0, range.first_key, range.keys);
+  load_range<D>(to.values, step.cache, range.places, step.block.value(0, 0), range.first_key, range.keys);
 }
 
 __device__ inline Share block_share(int64_t length) {
@@ -266,6 +269,7 @@ __device__ inline Share block_share(int64_t length) {
 template <int D, int stages>
 __global__ void __launch_bounds__(attention_threads, 2) decode_kernel(Step step, Piece<D>* pieces) {
   griddepcontrol_wait();
+  griddepcontrol_launch_dependents();  // combine_kernel, which is small enough to wait beside these blocks
   auto& s = shared<DecodeShared<D, stages>>();
   const Spot spot = find_in_line<attention_threads>(
       step.sequences, s.line, [&](int b) { return decode_length(step, b); },
@@ -293,23 +297,21 @@ __global__ void __launch_bounds__(attention_threads, 2) decode_kernel(Step step,
     cp_async_commit();
     const DecodeRange& range = s.plan[n % (stages + 1)];
     auto& stage = s.stage[n % stages];
-    if (range.first) begin_item<D>(w, step, range.item);
+    if (range.first) begin_item<D>(w, step, range);
     if (!range.empty()) attend_range<D>(w, stage, range.first_key, step);
     if (range.last) {
       __syncthreads();  // until all warps are done with the stage
       auto* left = reinterpret_cast<float*>(&stage);
       leave_values<D>(w, s, left);
       __syncthreads();
-      const bool whole = share.begin <= range.item.begin && range.item.end <= share.end;
-      merge_warps<D>(step, range.item, s, left,
-                     whole ? nullptr : pieces + decode_piece(blockIdx.x, share, range.item.begin));
+      merge_warps<D>(step, range, s, left, range.piece < 0 ? nullptr : pieces + range.piece);
     }
     if (warp_index() == 0) planner.plan(s.plan[(n + stages) % (stages + 1)], id);
   }
   cp_async_wait<0>();
 }
 
-// --- Pieces ------------------------------------------------------------------------------------------------------------
+// --- Pieces --------------------------------------------------------------------------------------------------------
 
 constexpr int combine_threads = decode_rows * warp_size;
 

@@ -1,7 +1,7 @@
 // What CUDA's attention has to do, as functions of shapes and lengths that host and device share.
 //
-// The queries of a sequence under one KV head are packed: row r is head r % group of its query token r / group. Tiles are
-// consecutive rows, so a group of 7 heads wastes nothing.
+// The queries of a sequence under one KV head are packed: row r is head r % group of its query token r / group. Tiles
+// are consecutive rows, so a group of 7 heads wastes nothing.
 #pragma once
 
 #include <cstdint>
@@ -56,7 +56,7 @@ constexpr RowTile row_tile(const Sequence& s, int group, int rows, int tile) {
   return {first, left < rows ? left : rows};
 }
 
-// --- Prefill: a block a tile and KV head ------------------------------------------------------------------------------
+// --- Prefill: a block a tile and KV head ---------------------------------------------------------------------------
 
 constexpr int prefill_tiles(const Sequence& s, int group, int rows) { return ceil_div(s.queries * group, rows); }
 
@@ -66,7 +66,7 @@ constexpr int64_t prefill_tile_bound(int64_t tokens, int64_t sequences, int64_t 
   return bound < tokens * group ? bound : tokens * group;
 }
 
-// --- Decode: all the work in one line, cut into equal shares ----------------------------------------------------------
+// --- Decode: all the work in one line, cut into equal shares -------------------------------------------------------
 
 // A sequence has kv_heads · tiles items, each of which walks the same ranges; padding has one range of no keys.
 struct DecodeWork {
@@ -105,8 +105,8 @@ constexpr int64_t decode_piece(int64_t block, const Share& share, int64_t item_b
   return pieces_per_block * block + (share.begin > item_begin ? 0 : 1);
 }
 
-// Decode where queries are few a sequence, or all of them are one tile of prefill: splitting the keys is then what fills
-// the device.
+// Decode where queries are few a sequence, or all of them are one tile of prefill: splitting the keys is then what
+// fills the device.
 constexpr bool splits_keys(int64_t tokens, int64_t sequences, int64_t group) {
   return tokens <= 2 * sequences || tokens * group <= 64;
 }

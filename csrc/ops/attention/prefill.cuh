@@ -1,11 +1,11 @@
 // Prefill: flash attention (arXiv:2307.08691) over the paged cache, a block for every tile of packed rows and KV head.
 //
-// The floor is that of the tensor cores: 4 · rows · keys · D operations, half of them skipped by causality. A warp has 32
-// rows (16 in the small variant), so a fragment of keys or values that it loads from shared memory feeds 4 (2) mma. With
-// 32 rows and D = 128 a range of 64 keys costs a warp 256 mma and 80 ldmatrix.x4; at 8 clocks of a quarter of an A100's
-// multiprocessor an mma and 4 clocks of all of shared memory a load, that is 2,048 against 1,280 clocks: the tensor cores
-// are the limit. With 16 rows it is 1,024 against 1,152, shared memory's. On Hopper mma.sync is expected to stay at about
-// 60% of the peak; wgmma is another family's.
+// The floor is that of the tensor cores: 4 · rows · keys · D operations, half of them skipped by causality. A warp has
+// 32 rows (16 in the small variant), so a fragment of keys or values that it loads from shared memory feeds 4 (2) mma.
+// With 32 rows and D = 128 a range of 64 keys costs a warp 256 mma and 80 ldmatrix.x4; at 8 clocks of a quarter of an
+// A100's multiprocessor an mma and 4 clocks of all of shared memory a load, that is 2,048 against 1,280 clocks: the
+// tensor cores are the limit. With 16 rows it is 1,024 against 1,152, shared memory's. On Hopper mma.sync is expected
+// to stay at about 60% of the peak; wgmma is another family's.
 //
 // Copies are one stream of K₀, V₀, K₁, V₁ … through a ring of slots, all but one of which are in flight.
 #pragma once
@@ -105,9 +105,10 @@ __device__ inline void multiply_values(float (&out)[row_tiles][D / 8][4],
 
 // The range's scores become probabilities, as operands; masks only where a row does not see all of the range.
 template <int D, int row_tiles>
-__device__ inline void weigh(float (&scores)[row_tiles][range_keys / 8][4], uint32_t (&p)[row_tiles][range_keys / 16][4],
-                             RunningRows (&running)[row_tiles], float (&out)[row_tiles][D / 8][4],
-                             const int (&ends)[row_tiles][2], int first_key, bool masked, const Step& step) {
+__device__ inline void weigh(float (&scores)[row_tiles][range_keys / 8][4],
+                             uint32_t (&p)[row_tiles][range_keys / 16][4], RunningRows (&running)[row_tiles],
+                             float (&out)[row_tiles][D / 8][4], const int (&ends)[row_tiles][2], int first_key,
+                             bool masked, const Step& step) {
 #pragma unroll
   for (int m = 0; m < row_tiles; ++m) {
     if (masked) mask_scores(scores[m], first_key, ends[m], step.window);

@@ -1,5 +1,5 @@
-// A step as the kernels of attention see it: its tensors, its sequences read and checked, and where they stand in a line
-// of work.
+// A step as the kernels of attention see it: its tensors, its sequences read and checked, and where they stand in a
+// line of work.
 #pragma once
 
 #include "cuda/elementwise.h"

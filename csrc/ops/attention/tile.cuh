@@ -8,8 +8,8 @@ namespace qwen2::cuda {
 
 constexpr int piece_elements = 8;  // of 16 bytes
 
-// Where a piece of a row is in a tile [rows, D]: permuted by the row, so that the eight rows that an ldmatrix reads at a
-// time lie in different banks.
+// Where a piece of a row is in a tile [rows, D]: permuted by the row, so that the eight rows that an ldmatrix reads at
+// a time lie in different banks.
 template <int D>
 __device__ inline int piece_at(int row, int piece) {
   return row * D + (piece ^ (row % 8)) * piece_elements;
@@ -35,8 +35,8 @@ __device__ inline void load_range(bf16* tile, const bf16* cache, const int64_t (
   }
 }
 
-// Fragments of 16 rows from a multiple of 16 on and of columns 16k …: two pieces, 2k and 2k + 1, of every row. Piece 2k + i
-// is where piece i is but for the bits of 16k, so one offset a lane serves all fragments.
+// Fragments of 16 rows from a multiple of 16 on and of columns 16k …: two pieces, 2k and 2k + 1, of every row. Piece
+// 2k + i is where piece i is but for the bits of 16k, so one offset a lane serves all fragments.
 template <int D>
 __device__ inline const bf16* fragment_row(const bf16* tile, int first_row, int row, int piece, int k) {
   return tile + first_row * D + (piece_at<D>(row, piece) ^ 16 * k);
@@ -79,7 +79,7 @@ __device__ inline void pack_probabilities(uint32_t (&a)[4], const float (&low)[4
   a[3] = cvt_bf16x2(high[2], high[3]);
 }
 
-// --- Softmax -----------------------------------------------------------------------------------------------------------
+// --- Softmax -------------------------------------------------------------------------------------------------------
 
 constexpr float minus_infinity = -__builtin_inff();
 
