@@ -170,6 +170,7 @@ void Stream::run_op(OpCall& op_call) {
 
 void Stream::execute(Upload& upload) {
   attempt([&] {
+    if (upload.bytes.empty()) return;
     void* to = static_cast<std::byte*>(upload.to->data()) + upload.offset;
     call(device_->api().upload, context_, to, static_cast<const void*>(upload.bytes.data()),
          static_cast<uint64_t>(upload.bytes.size()));
@@ -186,6 +187,7 @@ void Stream::execute(StagedUpload& upload) {
 
 void Stream::execute(Download& download) {
   attempt([&] {
+    if (download.bytes == 0) return;
     const void* from = static_cast<const std::byte*>(download.from->data()) + download.offset;
     call(device_->api().download, context_, download.to, from, download.bytes);
   });
