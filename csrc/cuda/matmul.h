@@ -1,10 +1,11 @@
 // x · weightᵀ on tensor cores: what linear and swiglu share.
 //
 // A weight is row-major bf16 [N, K] with rows padded to groups of 16. linear's rows are in their own order. swiglu's
-// groups are 8 rows of gate, then the 8 rows of up that they meet. Rows g and g + 8 of a group always end in one thread,
-// so gate and up never reach memory.
+// groups are 8 rows of gate, then the 8 rows of up that they meet. Rows g and g + 8 of a group always end in one
+// thread, so gate and up never reach memory.
 //
-// Two families of kernels: skinny (matmul_skinny.h) for T ≤ 32 and tiled (matmul_tiled.h) beyond, chosen by matmul_plan.h.
+// Two families of kernels: skinny (matmul_skinny.h) for T ≤ 32 and tiled (matmul_tiled.h) beyond, chosen by
+// matmul_plan.h.
 #pragma once
 
 #include "cuda/elementwise.h"
@@ -50,6 +51,9 @@ struct SwigluFinish {
   __device__ void apply(float (&sums)[2], int, int) const { sums[0] = sums[0] * sums[1] / (1.0f + expf(-sums[0])); }
 };
 
+// Of K and of the elements between rows of x: 32 rows then lie within 4 GB (matmul_skinny.h).
+constexpr int64_t matmul_row_limit = int64_t{1} << 26;
+
 inline void require_vectors(const char* op, const Tensor& x) {
   require_bf16(op, x);
   if (x.shape[1] % vector_bf16 != 0)
@@ -57,9 +61,13 @@ inline void require_vectors(const char* op, const Tensor& x) {
          static_cast<long long>(x.shape[1]));
   if (!vectorizable(x, x.shape[1]))
     fail("unsupported",
-         "%s: CUDA devices take rows of x that begin at multiples of 16 bytes; row 0 begins %lld bytes beyond one, and rows "
-         "are %lld elements apart",
+         "%s: CUDA devices take rows of x that begin at multiples of 16 bytes; row 0 begins %lld bytes beyond one, and "
+         "rows are %lld elements apart",
          op, static_cast<long long>(reinterpret_cast<uintptr_t>(x.data) % 16), static_cast<long long>(x.strides[0]));
+  const int64_t apart = x.shape[0] > 1 ? x.strides[0] : x.shape[1];
+  if (apart >= matmul_row_limit)
+    fail("unsupported", "%s: CUDA devices take rows of x less than %lld elements apart, not %lld", op,
+         static_cast<long long>(matmul_row_limit), static_cast<long long>(apart));
 }
 
 inline Product product_of(const Tensor& x, const Tensor& weight) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 namespace qwen2::cuda {
 
@@ -46,8 +47,8 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int skinny_resident = 2;
 constexpr int most_splits = 16;
 
-// As many as are resident at once, but a warp keeps four slabs or more: with less its loads are never all in flight, and
-// adding up costs more than it gains. Of T it must not depend, so the 16 rows of the smallest tile count for all.
+// As many as are resident at once, but a warp keeps four slabs or more: with less its loads are never all in flight,
+// and adding up costs more than it gains. Of T it must not depend, so the 16 rows of the smallest tile count for all.
 constexpr int skinny_splits(int64_t N, int64_t K, int multiprocessors) {
   const int64_t by_device = int64_t{skinny_resident} * multiprocessors / ceil_div(N, 16);
   const int64_t by_depth = ceil_div(K, skinny_slab) / (4 * skinny_warps);
@@ -56,8 +57,9 @@ constexpr int skinny_splits(int64_t N, int64_t K, int multiprocessors) {
   return splits < 1 ? 1 : static_cast<int>(splits);
 }
 
-// How long a tiled kernel takes, in an arbitrary unit: blocks on one multiprocessor share its tensor cores, so the one with
-// most blocks decides; a block costs its products and, for smaller tiles relatively more, the loads of its operands.
+// How long a tiled kernel takes, in an arbitrary unit: blocks on one multiprocessor share its tensor cores, so the one
+// with most blocks decides; a block costs its products and, for smaller tiles relatively more, the loads of its
+// operands.
 constexpr int64_t tiled_cost(const MatmulTile& tile, int64_t T, int64_t N, int multiprocessors) {
   const int64_t blocks = ceil_div(N, tile.rows) * ceil_div(T, tile.tokens);
   return ceil_div(blocks, multiprocessors) * (tile.rows * tile.tokens + 32 * (tile.rows + tile.tokens));
@@ -74,5 +76,29 @@ constexpr MatmulPlan matmul_plan(int64_t T, int64_t N, int64_t K, int multiproce
     if (tiled_cost(tile, T, N, multiprocessors) < tiled_cost(*best, T, N, multiprocessors)) best = &tile;
   return {*best, ceil_div(N, best->rows), ceil_div(T, best->tokens), 1};
 }
+
+// --- What a plan promises, on the shapes of Qwen2 and the sizes of GPUs ----------------------------------------------
+
+constexpr bool covers(const MatmulPlan& plan, int64_t T, int64_t N) {
+  const int64_t rows = plan.row_blocks * plan.tile.rows, tokens = plan.token_blocks * plan.tile.tokens;
+  return rows >= N && rows - plan.tile.rows < N && tokens >= T && tokens - plan.tile.tokens < T;
+}
+
+constexpr bool matmul_plans_are_sound(int64_t N, int64_t K) {
+  for (int multiprocessors : {1, 3, 16, 108, 132})
+    for (int64_t T : {1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 1000, 8192}) {
+      const MatmulPlan plan = matmul_plan(T, N, K, multiprocessors);
+      const bool skinny = T <= most_skinny_tokens;
+      if (!covers(plan, T, N) || plan.splits != (skinny ? skinny_splits(N, K, multiprocessors) : 1)) return false;
+      if (skinny && plan.token_blocks != 1) return false;
+    }
+  return true;
+}
+
+static_assert(matmul_plans_are_sound(16, 8) && matmul_plans_are_sound(896, 4864) && matmul_plans_are_sound(9728, 896) &&
+              matmul_plans_are_sound(3584, 18944) && matmul_plans_are_sound(59136, 8192) &&
+              matmul_plans_are_sound(8192, 29568) && matmul_plans_are_sound(152064, 8192));
+static_assert(skinny_splits(896, 4864, 132) == 2 && skinny_splits(896, 896, 132) == 1 &&
+              skinny_splits(152064, 8192, 132) == 1 && skinny_splits(16, 1 << 20, 132) == most_splits);
 
 }  // namespace qwen2::cuda

@@ -1,18 +1,20 @@
 // Few tokens: x · weightᵀ bound by the bytes of the weights.
 //
 // Weights are operand A of mma.m16n8k16 (16 rows × 16 k), tokens its 8 columns. Weights go from memory straight to
-// registers: in a slab, 64 k of a row or 128 bytes, lane (g, t) = (lane / 4, lane % 4) loads the 8 k from 8t and the 8 k
-// from 32 + 8t on, of rows g and g + 8. The tensor core sums over k in any order that A and B share: of 8 consecutive k,
-// elements 4s … 4s + 3 are what a lane holds for step s, and of x it takes the same ones. So nothing is ever shuffled.
+// registers: of a slab, 64 k or 128 bytes of a row, lane (g, t) = (lane / 4, lane % 4) loads the 8 k from 8t on and the
+// 8 k from 32 + 8t on, of rows g and g + 8. The tensor core sums over k in any order that A and B share: of 8
+// consecutive k, elements 4s … 4s + 3 are what a lane holds for step s, and of x it takes the same ones. So nothing is
+// ever shuffled.
 //
-// A block's warps take the slabs in turn and meet in shared memory, in the order of warps; where K is split over blocks too,
-// the last block to arrive adds the partial sums in the order of splits.
+// A block's warps take the slabs in turn and meet in shared memory, in the order of warps; where K is split over blocks
+// too, the last block to arrive adds the partial sums in the order of splits.
 //
-// x is read from L1 and L2, not staged in shared memory: warps of a block read different k, so staging would save no byte
-// and would put a barrier before the first product. A second block on the multiprocessor finds the lines in L1.
+// x is read from L1 and L2, not staged in shared memory: warps of a block read different k, so staging would save no
+// byte and would put a barrier before the first product. A second block on the multiprocessor finds the lines in L1.
 //
-// Bytes in flight: a warp asks for 8 KB before it uses any (4 slabs of 16 rows or 2 of 32: 64 registers a lane), and for a
-// new slab when it has used one, so 8 warps × 2 blocks × 6 to 8 KB = 96 to 128 KB a multiprocessor.
+// Bytes in flight: a warp asks for 8 halves of slabs of 1 KB (16 rows), or 4 or 3 of 2 KB (32 rows), before it uses
+// any, and for a new one when it has used one. With 8 warps and 2 blocks that is 112 to 128, 96 to 128 and 64 to 96 KB
+// a multiprocessor.
 #pragma once
 
 #include "cuda/launch.h"
@@ -26,7 +28,10 @@ template <int row_tiles_, int token_tiles_>
 struct SkinnyShape {
   static constexpr int row_tiles = row_tiles_, token_tiles = token_tiles_;
   static constexpr int rows = 16 * row_tiles, tokens = 8 * token_tiles;
-  static constexpr int depth = 4 / row_tiles;  // slabs in flight
+  // Halves of slabs in flight, and multiplied in one turn of the loop: whole slabs. With 32 tokens a fourth half would
+  // spill.
+  static constexpr unsigned flight = row_tiles == 1 ? 8 : token_tiles == 4 ? 3 : 4;
+  static constexpr unsigned turn = flight % 2 == 0 ? flight : 2 * flight;
   static constexpr int threads = warp_size * skinny_warps;
   static constexpr int sums = row_tiles * token_tiles * 4;  // a lane
   static constexpr int pairs = rows / 2 * tokens;           // a block
@@ -38,10 +43,10 @@ struct SkinnyShared {
   unsigned arrived;
 };
 
-// A lane's part of a slab: [tile][row g or g + 8][half of the 64 k].
+// A lane's part of half a slab: [tile][row g or g + 8].
 template <typename Shape>
-struct SkinnySlab {
-  uint4 weight[Shape::row_tiles][2][2];
+struct SkinnyHalf {
+  uint4 weight[Shape::row_tiles][2];
 };
 
 struct SkinnySums {
@@ -49,55 +54,68 @@ struct SkinnySums {
   unsigned* counters;  // [row blocks]
 };
 
-// One warp's way through its slabs.
+// One warp's way through its slabs: every skinny_warps-th one.
 template <typename Shape>
 struct SkinnyWarp {
-  const bf16* weight;  // row g of the block's, at 8t
-  const bf16* x;       // token g, at 8t
-  int64_t K, x_stride;
-  int row_tiles, tokens;  // that exist, from row g's tile and token g on
-  int end;                // of k, beyond which zeros are read, less 8t
+  static constexpr int stride = skinny_warps * skinny_slab;  // of k, between its slabs
+  const char* weight;  // the block's rows
+  const char* x;
+  // In bytes, of 32 bits, from what is the same for all lanes: registers are what limits the bytes in flight.
+  unsigned row, token;  // row g and token g, at 8t of the first slab that is not multiplied yet
+  unsigned next_rows, next_tile, next_tokens;  // to eight rows on, to the next tile of rows, to eight tokens on
+  int tokens;  // that exist from token g on
+  int left;    // k from there on; zeros are read beyond
 
-  __device__ SkinnyWarp(const Product& product, int end_slab) {
+  __device__ SkinnyWarp(const Product& product, int first_slab, int end_slab) {
     const int g = lane_index() / 4, t = lane_index() % 4, first_row = static_cast<int>(blockIdx.x) * Shape::rows;
-    K = product.K;
-    x_stride = product.x_stride;
-    weight = product.weight + (first_row + g) * K + 8 * t;
-    x = product.x + g * x_stride + 8 * t;
-    row_tiles = (product.rows - first_row) / 16;
+    const int first_k = (first_slab + warp_index()) * skinny_slab + 8 * t;
+    const unsigned row_bytes = product.K * sizeof(bf16), token_bytes = product.x_stride * sizeof(bf16);
+    weight = reinterpret_cast<const char*>(product.weight + int64_t{first_row} * product.K);
+    x = reinterpret_cast<const char*>(product.x);
+    row = g * row_bytes + first_k * sizeof(bf16);
+    token = g * token_bytes + first_k * sizeof(bf16);
+    next_rows = 8 * row_bytes;
+    // Where there is none, the first once more: what comes of it is not stored.
+    next_tile = product.rows - first_row > 16 ? 16 * row_bytes : 0;
+    next_tokens = 8 * token_bytes;
     tokens = product.tokens - g;
-    end = min(product.K, end_slab * skinny_slab) - 8 * t;
+    left = min(product.K, end_slab * skinny_slab) - first_k;
   }
 
-  __device__ void load(SkinnySlab<Shape>& slab, int index) const {
+  // The same for all lanes.
+  __device__ bool goes_on() const { return left > -8 * (lane_index() % 4); }
+
+  __device__ void advance() {
+    constexpr int k = Shape::turn / 2 * stride;
+    row += k * sizeof(bf16);
+    token += k * sizeof(bf16);
+    left -= k;
+  }
+
+  // The 32 k from `k` on of all tiles of rows.
+  __device__ void load(SkinnyHalf<Shape>& half, unsigned k) const {
 #pragma unroll
-    for (int tile = 0; tile < Shape::row_tiles; ++tile)
+    for (unsigned tile = 0; tile < Shape::row_tiles; ++tile)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int k = index * skinny_slab + i % 2 * 32;
-        slab.weight[tile][i / 2][i % 2] =
-            load_streaming_or_zeros(weight + (16 * tile + i / 2 * 8) * K + k, k < end && tile < row_tiles);
+      for (unsigned i = 0; i < 2; ++i) {
+        const unsigned at = row + tile * next_tile + i * next_rows + k * unsigned{sizeof(bf16)};
+        half.weight[tile][i] = load_streaming_or_zeros(weight + at, static_cast<int>(k) < left);
       }
   }
 
-  __device__ uint4 load_x(int token_tile, int k) const {
-    return load_or_zeros(x + 8 * token_tile * x_stride + k, k < end && 8 * token_tile < tokens);
-  }
-
-  __device__ void multiply(float (&sums)[Shape::row_tiles][Shape::token_tiles][4], const SkinnySlab<Shape>& slab,
-                           int index) const {
+  __device__ void multiply(float (&sums)[Shape::row_tiles][Shape::token_tiles][4], const SkinnyHalf<Shape>& half,
+                           unsigned k) const {
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
+    for (unsigned i = 0; i < Shape::token_tiles; ++i) {
+      const unsigned at = token + i * next_tokens + k * unsigned{sizeof(bf16)};
+      const uint4 column = load_or_zeros(x + at, static_cast<int>(k) < left && static_cast<int>(8 * i) < tokens);
 #pragma unroll
-      for (int i = 0; i < Shape::token_tiles; ++i) {
-        const uint4 column = load_x(i, index * skinny_slab + half * 32);
-#pragma unroll
-        for (int tile = 0; tile < Shape::row_tiles; ++tile) {
-          const uint4 low = slab.weight[tile][0][half], high = slab.weight[tile][1][half];
-          mma_m16n8k16(sums[tile][i], {low.x, high.x, low.y, high.y}, {column.x, column.y});
-          mma_m16n8k16(sums[tile][i], {low.z, high.z, low.w, high.w}, {column.z, column.w});
-        }
+      for (int tile = 0; tile < Shape::row_tiles; ++tile) {
+        const uint4 low = half.weight[tile][0], high = half.weight[tile][1];
+        mma_m16n8k16(sums[tile][i], {low.x, high.x, low.y, high.y}, {column.x, column.y});
+        mma_m16n8k16(sums[tile][i], {low.z, high.z, low.w, high.w}, {column.z, column.w});
       }
+    }
   }
 };
 
@@ -123,7 +141,8 @@ __device__ inline float2 skinny_block_sum(const SkinnyShared<Shape>& block, cons
   return sum;
 }
 
-// Whether this block is the last of its row block's splits to have written its partial sums, which are then all visible.
+// Whether this block is the last of its row block's splits to have written its partial sums, which are then all
+// visible.
 __device__ inline bool skinny_last_to_arrive(unsigned& arrived, unsigned* counters) {
   __threadfence();
   __syncthreads();
@@ -154,24 +173,24 @@ __global__ void __launch_bounds__(Shape::threads, skinny_resident)
     skinny_kernel(Product product, Finish finish, SkinnySums splits) {
   auto& block = shared<SkinnyShared<Shape>>();
   const int slabs = (product.K + skinny_slab - 1) / skinny_slab, parts = static_cast<int>(gridDim.y);
-  const int part = static_cast<int>(blockIdx.y), end = slabs * (part + 1) / parts;
-  const SkinnyWarp<Shape> warp(product, end);
-  int next = slabs * part / parts + warp_index();
+  const int part = static_cast<int>(blockIdx.y);
+  SkinnyWarp<Shape> warp(product, slabs * part / parts, slabs * (part + 1) / parts);
 
-  SkinnySlab<Shape> slab[Shape::depth];
+  const auto k_of = [](unsigned half) { return half / 2 * SkinnyWarp<Shape>::stride + half % 2 * skinny_slab / 2; };
+  SkinnyHalf<Shape> halves[Shape::flight];
 #pragma unroll
-  for (int s = 0; s < Shape::depth; ++s) warp.load(slab[s], next + s * skinny_warps);
+  for (unsigned h = 0; h < Shape::flight; ++h) warp.load(halves[h], k_of(h));
   // Weights are no launch's output but x is. Who comes behind may begin only now: it reads weights too, which a launch
   // before this one may have packed.
   griddepcontrol_wait();
   griddepcontrol_launch_dependents();
 
   float sums[Shape::row_tiles][Shape::token_tiles][4] = {};
-  for (; next < end; next += Shape::depth * skinny_warps)
+  for (; warp.goes_on(); warp.advance())
 #pragma unroll
-    for (int s = 0; s < Shape::depth; ++s) {
-      warp.multiply(sums, slab[s], next + s * skinny_warps);
-      warp.load(slab[s], next + (s + Shape::depth) * skinny_warps);
+    for (unsigned h = 0; h < Shape::turn; ++h) {
+      warp.multiply(sums, halves[h % Shape::flight], k_of(h));
+      warp.load(halves[h % Shape::flight], k_of(h + Shape::flight));
     }
 
   for (int i = 0; i < Shape::sums; ++i)

@@ -1,15 +1,15 @@
 // Many tokens: x · weightᵀ bound by the tensor cores.
 //
-// x is operand A of mma.m16n8k16 and weights are B, both by ldmatrix from shared memory, where a ring of stages is filled by
-// cp.async: while one stage is multiplied, the next stages − 1 are on their way. What lies beyond the edges of T, N and K
-// is filled with zeros. Sums go over k in one order, whatever the tile.
+// x is operand A of mma.m16n8k16 and weights are B, both by ldmatrix from shared memory, where a ring of stages is
+// filled by cp.async: while one stage is multiplied, the next stages − 1 are on their way. What lies beyond the edges
+// of T, N and K is filled with zeros. Sums go over k in one order, whatever the tile.
 //
-// In shared memory the 16-byte chunks of a row are permuted (chunk XOR row, over 128 bytes), so that the eight rows that one
-// phase of ldmatrix or of a copy touches lie in different banks.
+// In shared memory the 16-byte chunks of a row are permuted (chunk XOR row, over 128 bytes), so that the eight rows
+// that one phase of ldmatrix or of a copy touches lie in different banks.
 //
 // A 128 × 128 tile takes 64 KB in 4 stages of 32 k and 64 sums a thread: two blocks a multiprocessor where it has the
-// shared memory (A100, H100), so that one multiplies while the other waits at its barrier. A step of 16 k is 6 ldmatrix for
-// 16 mma a warp.
+// shared memory (A100, H100), so that one multiplies while the other waits at its barrier. A step of 16 k is 6 ldmatrix
+// for 16 mma a warp.
 #pragma once
 
 #include <algorithm>
@@ -53,8 +53,8 @@ __device__ inline int swizzled(int row, int chunk) {
   return (chunk ^ row / (8 / chunks) % chunks) * vector_bf16;
 }
 
-// Which tile a block computes. Blocks that run at the same time form a patch of the product, so that they share weights and
-// x in L2: sixteen tiles of tokens, the fastest, by as many of rows as there are multiprocessors for.
+// Which tile a block computes. Blocks that run at the same time form a patch of the product, so that they share weights
+// and x in L2: sixteen tiles of tokens, the fastest, by as many of rows as there are multiprocessors for.
 struct TiledPlace {
   int first_row, first_token;
   template <typename Shape>
@@ -203,12 +203,14 @@ __global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<ahead - 1>();
     __syncthreads();
-    // Every warp is through with the stage before this one: it is filled again. There is a group for every step, if empty.
+    // Every warp is through with the stage before this one: it is filled again. There is a group for every step, if
+    // empty.
     copy_weight(step + ahead);
     copy_x(step + ahead);
     cp_async_commit();
     multiply_stage<Shape>(sums, stages[step % Shape::stages]);
   }
+  cp_async_wait<0>();
   __syncthreads();
   auto& tile = shared<TiledOutput<Shape, Finish>>();
   finish_tile<Shape>(tile, sums, finish, place.first_row / matmul_group);

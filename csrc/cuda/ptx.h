@@ -242,7 +242,7 @@ __device__ inline uint4 load_streaming(const void* from) {
 #endif
 }
 
-// The same, or zeros and no access where not `valid`: predicated, because a branch around it would keep registers alive.
+// The same, or zeros and no access where not `valid`: predicated, as a branch around it would keep registers alive.
 __device__ inline uint4 load_streaming_or_zeros(const void* from, bool valid) {
 #if defined(QWEN2_EMULATED)
   return valid ? *static_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);

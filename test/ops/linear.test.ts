@@ -2,7 +2,9 @@ import { assertClose, assertSameBits } from '../support/compare.js';
 import { describeContract } from '../support/contract.js';
 import {
   activationsOf,
+  type DeviceCase,
   devicesUnderTest,
+  isCuda,
   type OpBench,
   reference,
   requireDevice,
@@ -11,6 +13,7 @@ import {
 import { products } from '../support/opModels.js';
 import { type Activation, afterRounding, heldAs, once, sumError } from '../support/precision.js';
 import { uniforms } from '../support/uniforms.js';
+import { assertRefused, refusalOf } from '../support/vectorLoads.js';
 
 interface Case {
   title: string;
@@ -34,6 +37,14 @@ const cases: Case[] = [
   ...[4, 6, 7, 8, 11, 12, 13].map((T) => ({ title: `${T} tokens`, T, K: 18, N: 70 })),
   { title: 'strided rows', T: 7, K: 130, N: 129, bias: true, gap: 5 },
   { title: 'strided rows, f32 out, odd K', T: 7, K: 131, N: 30, out: 'f32', gap: 3 },
+  { title: 'rows between multiples of 16 bytes', T: 3, K: 16, N: 20, gap: 3 },
+  { title: 'strided rows at multiples of 16 bytes', T: 7, K: 136, N: 129, bias: true, gap: 8 },
+  ...[8, 9, 16, 17, 32, 33].map((T) => ({ title: `${T} tokens, whole vectors`, T, K: 104, N: 50, bias: true })),
+  { title: 'a long K of few rows', T: 5, K: 6152, N: 20, bias: true },
+  { title: 'more tokens than a tile', T: 70, K: 72, N: 136, bias: true },
+  { title: 'more tokens than a tile, strided rows', T: 70, K: 200, N: 70, bias: true, out: 'f32', gap: 8 },
+  { title: 'many tokens and rows', T: 200, K: 40, N: 600, out: 'f32' },
+  { title: 'more tiles of tokens than run together', T: 1100, K: 8, N: 136, bias: true },
   { title: 'a slice of columns exactly', T: 3, K: 1024, N: 20 },
   { title: 'a column beyond a slice', T: 3, K: 1025, N: 20 },
   { title: 'three slices of columns', T: 9, K: 2051, N: 66, bias: true },
@@ -89,6 +100,8 @@ for (const device of [reference, ...devicesUnderTest])
             const { call, sums, magnitudes } = expectations(dtype, given)();
             const args = prepare(bench, dtype, call);
             bench.run('linear', args);
+            const refusal = refusalOf(device, given);
+            if (refusal) return assertRefused(bench, refusal);
             const expected = sums.map((sum, i) => sum + (call.biases[i % N] ?? 0));
             const magnitude = (i: number) => magnitudes[i]! + Math.abs(call.biases[i % N] ?? 0);
             assertClose(await bench.read(args.out), expected, (i) =>
@@ -114,35 +127,92 @@ function expectations(dtype: Activation, given: Case) {
 
 const expectationsByCase = new Map<string, () => { call: Call; sums: Float64Array; magnitudes: Float64Array }>();
 
+/** How a row's bits are compared: on which device, in which company. */
+interface Company {
+  device: DeviceCase;
+  threads: readonly number[];
+  T: number;
+  K: number;
+  /** First rows and numbers of rows that are multiplied alone. */
+  parts: readonly (readonly [number, number])[];
+}
+
+const upTo32 = [
+  [0, 1],
+  [30, 1],
+  [3, 2],
+  [5, 3],
+  [11, 4],
+  [7, 5],
+  [2, 6],
+  [1, 7],
+  [9, 13],
+] as const;
+
+const above32 = [
+  [0, 33],
+  [20, 64],
+  [15, 65],
+  [3, 129],
+] as const;
+
+const companies: Company[] = [
+  ...['scalar', 'avx2', 'avx512'].flatMap((simd) =>
+    [1101, 96].map((K) => ({
+      device: { title: simd, name: 'cpu', simd },
+      threads: [1, 2, 3, 7],
+      T: 31,
+      K,
+      parts: upTo32,
+    })),
+  ),
+  // On CUDA two families of kernels have an order each; with K = 4168 sums are split over blocks.
+  ...devicesUnderTest.filter(isCuda).flatMap((device) => [
+    { device, threads: [1], T: 31, K: 104, parts: upTo32 },
+    { device, threads: [1], T: 31, K: 4168, parts: upTo32 },
+    { device, threads: [1], T: 150, K: 104, parts: above32 },
+  ]),
+];
+
 describe('linear', () => {
-  for (const simd of ['scalar', 'avx2', 'avx512'])
-    for (const K of [1101, 96])
-      it(`gives a row the same bits alone and in company, with any number of threads, on ${simd}, K = ${K}`, async function () {
-        const [T, N] = [31, 130];
-        const call = withValues({ title: '', T, K, N, bias: true, out: 'f32' });
-        const device = { title: simd, name: 'cpu', simd };
+  for (const { device, threads, T, K, parts } of companies)
+    it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}`, async function () {
+      requireDevice(this, device);
+      const N = isCuda(device) ? 34 : 130;
+      const call = withValues({ title: '', T, K, N, bias: true, out: 'f32' });
+      const multiply = (threads: number, row = 0, rows = T) =>
+        withBench({ ...device, threads }, async (bench) => {
+          const args = prepare(bench, 'bf16', call);
+          const [x, out] = [args.x.narrow(0, row, rows), args.out.narrow(0, row, rows)];
+          bench.run('linear', { ...args, x, out });
+          return await bench.read(out);
+        });
+      const together = await multiply(threads[0]!);
+      for (const number of threads.slice(1)) assertSameBits(await multiply(number), together);
+      for (const [row, rows] of parts)
+        assertSameBits(
+          await multiply(threads.at(-1)!, row, rows),
+          together.subarray(row * N, (row + rows) * N),
+          `${rows} rows`,
+        );
+    });
+
+  for (const device of devicesUnderTest.filter(isCuda))
+    for (const T of [5, 40])
+      it(`begins before the launch in front of it ends, but reads what that one writes: ${T} tokens on ${device.title}`, async function () {
         requireDevice(this, device);
-        const multiply = (threads: number, row = 0, rows = T) =>
-          withBench({ ...device, threads }, async (bench) => {
-            const args = prepare(bench, 'bf16', call);
-            const [x, out] = [args.x.narrow(0, row, rows), args.out.narrow(0, row, rows)];
-            bench.run('linear', { ...args, x, out });
-            return await bench.read(out);
+        const N = 32;
+        const call = withValues({ title: '', T, K: N, N });
+        const twice = (apart: boolean) =>
+          withBench(device, async (bench) => {
+            const { x, weight, out } = prepare(bench, 'bf16', call);
+            const second = bench.empty('bf16', [T, N]);
+            bench.run('linear', { x, weight, bias: undefined, out });
+            if (apart) await bench.stream.synchronized();
+            bench.run('linear', { x: out, weight, bias: undefined, out: second });
+            return await bench.read(second);
           });
-        const together = await multiply(1);
-        for (const threads of [2, 3, 7]) assertSameBits(await multiply(threads), together);
-        for (const [row, rows] of [
-          [0, 1],
-          [30, 1],
-          [3, 2],
-          [5, 3],
-          [11, 4],
-          [7, 5],
-          [2, 6],
-          [1, 7],
-          [9, 13],
-        ] as const)
-          assertSameBits(await multiply(2, row, rows), together.subarray(row * N, (row + rows) * N), `${rows} rows`);
+        assertSameBits(await twice(false), await twice(true));
       });
 });
 

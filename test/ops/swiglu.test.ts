@@ -5,6 +5,7 @@ import {
   activationsOf,
   type DeviceCase,
   devicesUnderTest,
+  isCuda,
   type OpBench,
   reference,
   requireDevice,
@@ -13,6 +14,7 @@ import {
 import { type Products, products, silu } from '../support/opModels.js';
 import { type Activation, afterRounding, heldAs, sumError } from '../support/precision.js';
 import { uniforms } from '../support/uniforms.js';
+import { assertRefused, refusalOf } from '../support/vectorLoads.js';
 
 interface Case {
   title: string;
@@ -35,8 +37,14 @@ const cases: Case[] = [
   { title: 'a row beyond', T: 5, K: 17, I: 33 },
   { title: 'nothing a multiple of anything', T: 7, K: 131, I: 101, gap: 5 },
   { title: 'three slices of columns', T: 4, K: 2051, I: 65 },
+  ...[1, 9, 17, 33].map((T) => ({ title: `${T} tokens, whole vectors`, T, K: 72, I: 37, gap: 8 })),
+  { title: 'a long K of few rows', T: 5, K: 4168, I: 13 },
+  { title: 'more tokens than a tile', T: 70, K: 136, I: 80 },
+  { title: 'many tokens and rows', T: 200, K: 40, I: 300 },
+  { title: 'f32 weights in parts, whole vectors', T: 3, K: 24, I: 100, source: { dtype: 'f32', first: 45 } },
   { title: 'more tokens than a panel is multiplied with at once', T: 520, K: 4, I: 40 },
   { title: 'gates far from zero', T: 6, K: 60, I: 70, deviation: 300 },
+  { title: 'gates far from zero, whole vectors', T: 6, K: 64, I: 70, deviation: 300 },
   { title: 'f32 weights in parts', T: 3, K: 21, I: 100, source: { dtype: 'f32', first: 45 } },
   { title: 'f16 weights in parts', T: 3, K: 22, I: 70, source: { dtype: 'f16', first: 33 } },
   { title: '0.5B', T: 2, K: 896, I: 4864 },
@@ -127,38 +135,79 @@ for (const device of [reference, ...devicesUnderTest])
             const expected = expectations(dtype, given);
             const args = prepare(bench, dtype, expected.call);
             bench.run('swiglu', args);
+            const refusal = refusalOf(device, given);
+            if (refusal) return assertRefused(bench, refusal);
             const values = expected.gate.sums.map((g, i) => silu(g) * expected.up.sums[i]!);
             assertClose(await bench.read(args.out), values, tolerance(device, dtype, expected, given.K));
             await bench.requireGapsUntouched(args.out);
           }));
   });
 
+/** How a row's bits are compared: on which device, in which company. */
+interface Company {
+  device: DeviceCase;
+  threads: readonly number[];
+  T: number;
+  K: number;
+  I: number;
+  /** First rows and numbers of rows that are multiplied alone. */
+  parts: readonly (readonly [number, number])[];
+}
+
+const upTo32 = [
+  [0, 1],
+  [30, 1],
+  [3, 2],
+  [5, 3],
+  [11, 4],
+  [7, 5],
+  [2, 6],
+  [9, 13],
+] as const;
+
+const above32 = [
+  [0, 33],
+  [20, 64],
+  [15, 65],
+  [3, 129],
+] as const;
+
+const companies: Company[] = [
+  ...['scalar', 'avx2', 'avx512'].map((simd) => ({
+    device: { title: simd, name: 'cpu', simd },
+    threads: [1, 2, 3, 7],
+    T: 31,
+    K: 301,
+    I: 1000,
+    parts: upTo32,
+  })),
+  // On CUDA two families of kernels have an order each; with K = 4168 sums are split over blocks.
+  ...devicesUnderTest.filter(isCuda).flatMap((device) => [
+    { device, threads: [1], T: 31, K: 104, I: 20, parts: upTo32 },
+    { device, threads: [1], T: 31, K: 4168, I: 20, parts: upTo32 },
+    { device, threads: [1], T: 150, K: 104, I: 100, parts: above32 },
+  ]),
+];
+
 describe('swiglu', () => {
-  for (const simd of ['scalar', 'avx2', 'avx512'])
-    it(`gives a row the same bits alone and in company, with any number of threads, on ${simd}`, async function () {
-      const [T, K, I] = [31, 301, 1000];
-      const call = cancelling(withValues({ title: '', T, K, I }));
-      const device = { title: simd, name: 'cpu', simd };
+  for (const { device, threads, T, K, I, parts } of companies)
+    it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}`, async function () {
       requireDevice(this, device);
+      const call = cancelling(withValues({ title: '', T, K, I }));
       const activate = (threads: number, row = 0, rows = T) =>
         withBench({ ...device, threads }, async (bench) => {
           const { x, weight, out } = prepare(bench, 'bf16', call);
           bench.run('swiglu', { x: x.narrow(0, row, rows), weight, out: out.narrow(0, row, rows) });
           return await bench.read(out.narrow(0, row, rows));
         });
-      const together = await activate(1);
-      for (const threads of [2, 3, 7]) assertSameBits(await activate(threads), together);
-      for (const [row, rows] of [
-        [0, 1],
-        [30, 1],
-        [3, 2],
-        [5, 3],
-        [11, 4],
-        [7, 5],
-        [2, 6],
-        [9, 13],
-      ] as const)
-        assertSameBits(await activate(2, row, rows), together.subarray(row * I, (row + rows) * I), `${rows} rows`);
+      const together = await activate(threads[0]!);
+      for (const number of threads.slice(1)) assertSameBits(await activate(number), together);
+      for (const [row, rows] of parts)
+        assertSameBits(
+          await activate(threads.at(-1)!, row, rows),
+          together.subarray(row * I, (row + rows) * I),
+          `${rows} rows`,
+        );
     });
 });
 

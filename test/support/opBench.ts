@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import type { Context } from 'mocha';
 import { nativeAddon } from '../../lib/native/addon.js';
 import { Device } from '../../lib/native/device.js';
+import type { Qwen2Error } from '../../lib/native/errors.js';
 import type { OpArguments, OpName } from '../../lib/native/ops.js';
 import type { Stream } from '../../lib/native/stream.js';
 import { type DType, dtypeBytes, type Layout, Tensor } from '../../lib/native/tensor.js';
@@ -15,22 +16,50 @@ export interface DeviceCase {
   threads?: number;
 }
 
-/** Every device and SIMD level that is held against `reference`. */
-export const devicesUnderTest: readonly DeviceCase[] = [
+export const cudaEmulated: DeviceCase = { title: 'cuda emulated', name: 'cuda-emulated' };
+
+const everyDevice: readonly DeviceCase[] = [
   { title: 'cpu scalar', name: 'cpu', simd: 'scalar', threads: 2 },
   { title: 'cpu avx2', name: 'cpu', simd: 'avx2', threads: 2 },
   { title: 'cpu avx512', name: 'cpu', simd: 'avx512', threads: 2 },
   { title: 'cpu avx512, 1 thread', name: 'cpu', simd: 'avx512', threads: 1 },
   { title: 'cpu avx512, 5 threads', name: 'cpu', simd: 'avx512', threads: 5 },
+  // The CUDA kernels on the CPU: slow, and as adversarial as csrc/emulation/options.h says.
+  cudaEmulated,
 ];
+
+/**
+ * Every device and SIMD level that is held against `reference`; with QWEN2_TEST_DEVICES=cuda, or a list of names, those.
+ */
+export const devicesUnderTest: readonly DeviceCase[] =
+  process.env.QWEN2_TEST_DEVICES?.split(',').flatMap((name) => {
+    const known = everyDevice.filter((device) => device.name === name);
+    return known.length > 0 ? known : [{ title: name, name }];
+  }) ?? everyDevice;
+
+/** Whether a device runs the CUDA kernels, on a GPU or emulated. */
+export const isCuda = ({ name }: DeviceCase): boolean => name.startsWith('cuda');
 
 /** The dtypes of activations that a device computes on. */
 export const activationsOf = (device: DeviceCase): readonly ('bf16' | 'f32')[] =>
   device.name === 'reference' ? ['bf16', 'f32'] : ['bf16'];
 
-/** Skips the test, visibly, where the processor lacks the SIMD level. */
+/** Skips the test, visibly, where the processor lacks the SIMD level or the emulation was not built. */
 export function requireDevice(test: Context, device: DeviceCase): void {
   if (device.simd !== undefined && !nativeAddon().cpuLevels().includes(device.simd)) test.skip();
+  if (device.name === emulated && !emulationIsBuilt()) test.skip();
+}
+
+const emulated = 'cuda-emulated';
+
+function emulationIsBuilt(): boolean {
+  try {
+    Device.open(emulated).dispose();
+    return true;
+  } catch (error) {
+    if ((error as Qwen2Error).code === 'device_unavailable') return false;
+    throw error;
+  }
 }
 
 /** Values of a tensor to upload, in row-major order: numbers, or for a 16-bit float its bits as a Uint16Array. */

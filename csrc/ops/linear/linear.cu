@@ -21,7 +21,8 @@ void linear(Context& context, const LinearArgs& args) {
 }
 
 void linear_pack(Context& context, const LinearPackArgs& args) {
-  pack(context, args.source, args.weight.as<bf16>(), args.row_offset, args.weight.shape[0], {.together = 16, .base = 0});
+  pack(context, args.source, args.weight.as<bf16>(), args.row_offset, args.weight.shape[0],
+       {.together = 16, .base = 0});
 }
 
 }  // namespace qwen2::cuda
