@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/contract.h"
+#include "core/describe.h"
 #include "ops/ops.h"
 
 namespace qwen2::addon {

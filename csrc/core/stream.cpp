@@ -4,7 +4,7 @@
 
 #include <system_error>
 
-#include "core/contract.h"
+#include "core/describe.h"
 #include "core/guard.h"
 
 namespace qwen2 {

@@ -82,14 +82,14 @@ void Context::synchronize() {
 
 void Context::throw_data_error() {
   cudaMemsetAsync(error_, 0, sizeof(DataError), stream_);
-  const auto& [taken, reserved, format, numbers, value] = *error_on_host_;
+  const auto& [taken, call, format, numbers, value] = *error_on_host_;
   char text[512];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
   std::snprintf(text, sizeof text, format, static_cast<long long>(numbers[0]), static_cast<long long>(numbers[1]),
                 static_cast<long long>(numbers[2]), value);
 #pragma GCC diagnostic pop
-  fail("invalid_argument", "%s", text);
+  fail("invalid_argument", "%s%s on %s", text, calls_.describe(call).c_str(), device_.facts.name);
 }
 
 // The lock is held from here to the end of the capture: an event recorded meanwhile would become part of the graph.
@@ -98,9 +98,11 @@ void Context::begin_capture() {
   const cudaError_t status = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed);
   if (status != cudaSuccess) device_.memory.lock().unlock();
   require(status, "cudaStreamBeginCapture");
+  calls_.set_capturing(true);
 }
 
 cudaGraphExec_t Context::end_capture() {
+  calls_.set_capturing(false);
   cudaGraph_t graph = nullptr;
   const cudaError_t status = cudaStreamEndCapture(stream_, &graph);
   device_.memory.lock().unlock();

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "cuda/calls.h"
 #include "cuda/data_errors.h"
 #include "cuda/memory.h"
 
@@ -40,7 +41,9 @@ class Context {
   // Counters on the device that are zero, and that whoever counts with them leaves zero.
   static constexpr int max_counters = 1 << 16;
   unsigned* counters() const { return counters_; }
-  ErrorSlot errors(const char* format) const { return {error_, format}; }
+  // Where the operation that is being launched notes an error of its data; see ErrorSlot.
+  ErrorSlot errors(const char* format) { return {error_, format, calls_.current()}; }
+  Calls& calls() { return calls_; }
 
   void upload(void* to, const void* from, size_t bytes);
   void download(void* to, const void* from, size_t bytes);
@@ -66,7 +69,8 @@ class Context {
   std::vector<void*> workspaces_;  // the last is in use, the others belong to captured graphs
   size_t workspace_bytes_ = 0;
   unsigned* counters_ = nullptr;
-  DataError* error_ = nullptr;        // device
+  Calls calls_;
+  DataError* error_ = nullptr;          // device
   DataError* error_on_host_ = nullptr;  // pinned
   Staging staging_[staging_count];
   int next_staging_ = 0;

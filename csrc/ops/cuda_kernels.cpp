@@ -13,14 +13,27 @@ namespace qwen2::cuda {
 namespace qwen2 {
 namespace {
 
-template <typename Args, void (*run)(cuda::Context&, const Args&)>
-int32_t kernel(void* context, const void* args, uint32_t, char* error, uint32_t error_size) {
-  return guarded(error, error_size,
-                 [&] { run(*static_cast<cuda::Context*>(context), *static_cast<const Args*>(args)); });
+// Contracts are checked on the other side; what remains of an operation here is its name and its fields, for messages.
+template <typename Args>
+constexpr OpInfo info_of(const char* name) {
+  return {name, sizeof(Args), fields_of(static_cast<const Args*>(nullptr)), nullptr};
+}
+
+#define QWEN2_OP(name, Args) constexpr OpInfo name##_info = info_of<Args>(#name);
+#include "ops/ops.def"
+#undef QWEN2_OP
+
+template <typename Args, void (*run)(cuda::Context&, const Args&), const OpInfo& info>
+int32_t kernel(void* handle, const void* args, uint32_t, char* error, uint32_t error_size) {
+  return guarded(error, error_size, [&] {
+    cuda::Context& context = *static_cast<cuda::Context*>(handle);
+    context.calls().begin(info, args);
+    run(context, *static_cast<const Args*>(args));
+  });
 }
 
 constexpr Kernel kernels[] = {
-#define QWEN2_OP(name, Args) kernel<Args, cuda::name>,
+#define QWEN2_OP(name, Args) kernel<Args, cuda::name, name##_info>,
 #include "ops/ops.def"
 #undef QWEN2_OP
 };

@@ -14,12 +14,16 @@ interface KvLayout {
   value(head: number, place: number, j: number): number;
 }
 
+const keysThenValues = ({ kvHeads, headDim: D, blockSize }: KvShape): KvLayout => ({
+  key: (head, place, j) => (head * blockSize + place) * D + j,
+  value: (head, place, j) => ((kvHeads + head) * blockSize + place) * D + j,
+});
+
 /** The order in which each device keeps a block, as its kv_cache.h defines it. */
 export const layouts: Record<string, (shape: KvShape) => KvLayout> = {
-  reference: ({ kvHeads, headDim: D, blockSize }) => ({
-    key: (head, place, j) => (head * blockSize + place) * D + j,
-    value: (head, place, j) => ((kvHeads + head) * blockSize + place) * D + j,
-  }),
+  reference: keysThenValues,
+  cuda: keysThenValues,
+  'cuda-emulated': keysThenValues,
   cpu: ({ kvHeads, headDim: D, blockSize }) => {
     const padded = Math.ceil(D / 16) * 16;
     const keys = kvHeads * blockSize * D;
