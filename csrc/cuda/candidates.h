@@ -8,6 +8,7 @@
 // good, they are few and in L1.
 #pragma once
 
+#include "core/error.h"
 #include "cuda/logits.h"
 #include "cuda/shared.h"
 
@@ -66,13 +67,24 @@ inline size_t row_shared_bytes(int64_t chunks) {
   return sizeof(RowShared) + static_cast<size_t>(chunks) * chunk_blocks * sizeof(uint32_t);
 }
 
+// The list of blocks grows with the vocabulary; a million tokens is what the least device has shared memory for.
+inline void require_vocabulary(const char* op, const Context& context, int64_t vocabulary) {
+  const size_t bytes = row_shared_bytes(chunks_of(vocabulary)), most = context.device().shared_bytes_per_block;
+  if (bytes > most)
+    fail("unsupported", "%s: a vocabulary of %lld tokens takes %zu bytes of shared memory, of which %s has %zu", op,
+         static_cast<long long>(vocabulary), bytes, context.device().name, most);
+}
+
 // Threads that hold a candidate each.
-__device__ inline int few_limit() { return most_few < static_cast<int>(blockDim.x) ? most_few : static_cast<int>(blockDim.x); }
+__device__ inline int few_limit() {
+  const int threads = static_cast<int>(blockDim.x);
+  return most_few < threads ? most_few : threads;
+}
 
 // --- Blocks of logits ------------------------------------------------------------------------------------------------
 
-// A thread's part of a tile: consecutive ids, an eighth of a block. Of 512 threads a tile is 64 blocks, which most often is
-// all that are listed.
+// A thread's part of a tile: consecutive ids, an eighth of a block. Of 512 threads a tile is 64 blocks, most often all
+// that are listed.
 constexpr int part_quads = 2;
 constexpr int part_ids = 4 * part_quads;
 constexpr int block_parts = logits_block / part_ids;
@@ -114,7 +126,8 @@ __device__ __attribute__((noinline)) inline int list_blocks(const Survey& survey
 // Lists the blocks of one chunk.
 __device__ inline int list_chunk(int64_t chunk) {
   __syncthreads();
-  if (threadIdx.x < chunk_blocks) listed_blocks()[threadIdx.x] = static_cast<uint32_t>(chunk * chunk_blocks + threadIdx.x);
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < chunk_blocks) listed_blocks()[i] = static_cast<uint32_t>(chunk * chunk_blocks + i);
   __syncthreads();
   return chunk_blocks;
 }
@@ -256,14 +269,15 @@ __device__ inline uint32_t floor_of_top(const Survey& survey, int64_t chunks, co
   constexpr unsigned slack = 16;
   if (wanted > chunks * chunk_blocks) return lowest_key;
   const BlockMaxima maxima{survey, chunks, codes};
-  const Edge edge = find_edge(maxima, Measure::count(), maxima.lowest(), codes.ceiling(max), static_cast<Mass>(wanted), slack);
+  const Edge edge = find_edge(maxima, Measure::count(), maxima.lowest(), codes.ceiling(max),
+                              static_cast<Mass>(wanted), slack);
   return edge.exists ? codes.key(edge.low) : lowest_key;
 }
 
 // --- Few candidates --------------------------------------------------------------------------------------------------
 
-// Gathers the codes of low … high − 1 in the order of ids; returns how many there are, or more than `few_limit()` if they
-// are not few.
+// Gathers the codes of low … high − 1 in the order of ids; returns how many there are, or more than `few_limit()` if
+// they are not few.
 template <typename Logits>
 __device__ int gather_few(const Candidates<Logits>& candidates, Code low, Code high) {
   RowShared& s = shared<RowShared>();

@@ -3,8 +3,8 @@
 //
 // A warp holds its chunk in registers: eight loads of 16 bytes a lane are in flight at once (4 KB a warp, 128 KB a
 // multiprocessor that holds 32 warps), then maxima and sums cost no memory. Bound by the memory's bandwidth.
-// Sums of exponentials are fp32 within a chunk, in an order that depends on nothing but the chunk; across chunks they are
-// integers, so that no order of them matters.
+// Sums of exponentials are fp32 within a chunk, in an order that depends on nothing but the chunk; across chunks they
+// are integers, whose order does not matter.
 #pragma once
 
 #include "core/tensor.h"
@@ -183,7 +183,7 @@ __device__ inline double log_of_mass(float max, Mass total) { return max + log(s
 
 struct LogitErrors {
   ErrorSlot logit, no_probabilities;
-  explicit LogitErrors(const Context& context)
+  explicit LogitErrors(Context& context)
       : logit(context.errors("row %lld: the logit of token %lld is %g; logits must be numbers below +inf")),
         no_probabilities(context.errors("row %lld: every logit is -inf, so there are no probabilities")) {}
 };

@@ -1,5 +1,5 @@
-// Sums of integers and maxima over a block of any number of whole warps. Integers, so that no order of them matters. Not
-// inlined: kernels of many phases call them everywhere.
+// Sums of integers and maxima over a block of any number of whole warps. Integers, so that their order does not matter.
+// Not inlined: kernels of many phases call them everywhere.
 #pragma once
 
 #include "cuda/reduce.h"

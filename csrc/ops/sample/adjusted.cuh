@@ -1,5 +1,5 @@
-// What a row asks for, and its logits after masks, biases and penalties (steps 2 and 3). They are computed anew wherever
-// they are read: writing them down would cost the survey as much again as reading the logits.
+// What a row of `sample` asks for, and its logits after masks, biases and penalties (steps 2 and 3). They are computed
+// anew wherever they are read: writing them down would cost the survey as much again as reading the logits.
 #pragma once
 
 #include "cuda/candidates.h"
@@ -16,11 +16,11 @@ struct SampleCall {
 struct Job {
   SampleRow row;
   bool biased, penalized, adjusts;
-  bool draws;      // or takes the largest
-  bool narrows;    // top-k or min-p find the candidates, so that nobody needs the mass of the whole vocabulary
-  bool sums;       // the survey has sums, of this slope:
-  bool own_sums;   // which are not those of the logits as they came
+  bool draws;    // or takes the largest
+  bool narrows;  // top-k or min-p find the candidates, so that nobody needs the mass of the whole vocabulary
+  bool sums;     // the survey has sums, of this slope:
   float slope;
+  bool own_sums;  // which are not those of the logits as they came
 };
 
 __device__ inline Job job_of(const SampleCall& call, int64_t b) {
@@ -55,7 +55,7 @@ __device__ inline void mask(float (&x)[quads][4], const int32_t* allowed, int64_
 template <int step, int quads>
 __device__ inline void add_biases(float (&x)[quads][4], const SampleArgs& args, const SampleRow& row, int64_t first) {
   for (int64_t b = row.bias_begin; b < row.bias_end; ++b) {
-    const int64_t offset = *args.bias_ids.row<int32_t>(b) - first;
+    const int offset = *args.bias_ids.row<int32_t>(b) - static_cast<int>(first);
     if (offset < 0 || offset >= quads * step) continue;
     const float value = *args.bias_values.row<float>(b);
     for (int q = 0; q < quads; ++q)
@@ -76,28 +76,35 @@ __device__ __attribute__((noinline)) float penalize_in_double(float logit, float
   return static_cast<float>(x - presence);
 }
 
-// The logit of a token that the prompt or the output has. A quotient or a product rounded to double and then to float is
-// that rounded to float at once, so double is for what frequency or presence change.
+// The logit of a token that the prompt or the output has. A quotient or a product rounded to double and then to float
+// is that rounded to float at once, so double is for what frequency or presence change.
 __device__ inline float penalize(const SampleRow& row, float logit, int32_t count) {
   if (count > 0 && (row.frequency != 0 || row.presence != 0))
     return penalize_in_double(logit, row.repetition, row.frequency, row.presence, count);
   return logit > 0 ? logit / row.repetition : logit * row.repetition;
 }
 
+// Counts are loaded a few quads at a time: all at once would take as many registers as the logits.
 template <int step, int quads>
 __device__ inline void penalize_quads(float (&x)[quads][4], const SampleCall& call, const SampleRow& row, int64_t first,
                                       int64_t size) {
+  constexpr int loaded = quads < 4 ? quads : 4;
   const int32_t* prompt = call.args.prompt_masks.row<int32_t>(row.state);
-  int32_t counts[quads][4];
-  load_quads<false, step>(counts, call.args.counts.row<int32_t>(row.state), first, size, call.counts_aligned, 0);
-  for (int q = 0; q < quads; ++q) {
-    const int64_t v = first + q * step;
-    if (v >= size) continue;
-    const uint32_t seen = static_cast<uint32_t>(prompt[v / 32]) >> v % 32 & 15u;
-    // Most tokens were never seen.
-    if ((seen | static_cast<uint32_t>(counts[q][0] | counts[q][1] | counts[q][2] | counts[q][3])) == 0) continue;
-    for (int i = 0; i < 4; ++i)
-      if (counts[q][i] > 0 || seen >> i & 1u) x[q][i] = penalize(row, x[q][i], counts[q][i]);
+  const int32_t* counts = call.args.counts.row<int32_t>(row.state);
+#pragma unroll
+  for (int begin = 0; begin < quads; begin += loaded) {
+    int32_t own[loaded][4];
+    load_quads<false, step>(own, counts, first + begin * step, size, call.counts_aligned, 0);
+#pragma unroll
+    for (int q = 0; q < loaded; ++q) {
+      const int64_t v = first + (begin + q) * step;
+      if (v >= size) continue;
+      const uint32_t seen = static_cast<uint32_t>(prompt[v / 32]) >> v % 32 & 15u;
+      // Most tokens were never seen.
+      if ((seen | static_cast<uint32_t>(own[q][0] | own[q][1] | own[q][2] | own[q][3])) == 0) continue;
+      for (int i = 0; i < 4; ++i)
+        if (own[q][i] > 0 || seen >> i & 1u) x[begin + q][i] = penalize(row, x[begin + q][i], own[q][i]);
+    }
   }
 }
 

@@ -44,8 +44,8 @@ __device__ inline int32_t most_probable(const Choice& choice) {
   return choice.codes.id(block_max(best, shared<RowShared>().scan));
 }
 
-// The first of the candidates of at least `low`, in the order of ids, at which the cumulative mass exceeds `goal`, which
-// all of them together exceed.
+// The first of the candidates of at least `low`, in the order of ids, at which the cumulative mass exceeds `goal`;
+// together they exceed it.
 __device__ inline int32_t draw(const Choice& choice, const Candidates<AdjustedLogits>& candidates, const Weigher& weigh,
                                Code low, Mass goal) {
   RowShared& s = shared<RowShared>();
@@ -77,8 +77,8 @@ __device__ inline Mass mass_of(const Candidates<AdjustedLogits>& candidates, con
   return block_scan(mass, shared<RowShared>().scan).total;
 }
 
-// Draws from all tokens: the chunk by the chunks' sums, then within the chunk, whose masses are weighed anew, relative to
-// its own maximum.
+// Draws from all tokens: the chunk by the chunks' sums, then within the chunk, whose masses are weighed anew, relative
+// to its own maximum.
 __device__ inline int32_t draw_from_all(const Choice& choice) {
   RowShared& s = shared<RowShared>();
   const Mass goal = goal_of(choice.job.row, choice.total);
@@ -179,7 +179,8 @@ __device__ inline int32_t choose_from_few(const Choice& choice, int count) {
 }
 
 // The same of any number.
-__device__ inline int32_t choose_from_many(const Choice& choice, const Candidates<AdjustedLogits>& candidates, Code low) {
+__device__ inline int32_t choose_from_many(const Choice& choice, const Candidates<AdjustedLogits>& candidates,
+                                           Code low) {
   const SampleRow& row = choice.job.row;
   const Code high = choice.codes.ceiling(choice.max);
   if (row.top_k > 0) low = find_edge(candidates, Measure::count(), low, high, static_cast<Mass>(row.top_k), 1).low;

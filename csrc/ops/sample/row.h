@@ -58,7 +58,8 @@ enum RowFault {
   row_faults,  // how many there are; as a fault: none
 };
 
-// Of the row, and of a parameter its value; of a state row it and how many there are; of biases where they begin and end.
+// With the row; of a parameter its value; of a state row it and how many there are; of biases where they begin and end,
+// and how many there are.
 constexpr const char* row_fault_words[row_faults] = {
     "row %lld: temperature is %g; it must be 0 or more",
     "row %lld: top_p is %g; it must be between 0 and 1",

@@ -1,15 +1,15 @@
 // sample: two launches.
 //   1. The survey, a warp a chunk of 1024 logits, reads the logits once (39 MB of B = 64, V = 152064: 9 µs at 4.3 TB/s)
-//      and is bound by that; of rows with penalties the counts as well, as much again.
+//      and is bound by that; of rows with penalties the counts as well, which are as many bytes again.
 //   2. The choice, a block a row. A chain of reads that wait for one another: parameters and the chunks' maxima; the
 //      blocks' maxima, for a floor; the few blocks of logits that reach it; those above the chosen token, for its rank;
 //      those of the alternatives. Between them are some thirty barriers of the block. Bound by these latencies, not by
-//      bytes: rows are side by side, a multiprocessor has one or two of them.
-//      Top-p alone of a distribution so flat that the blocks' maxima don't reach its mass, or a top-k above V / 64, reads
-//      up to all of the row's logits again, from L2, some six times.
+//      bytes: rows go side by side, one a multiprocessor.
+//      Where the blocks' maxima give no floor (top-p alone of a flat distribution, a top-k above V / 64), the row's
+//      logits are read from L2 again, in some six passes by one multiprocessor.
 // Double precision: a logarithm and a few products a row, by one thread or once a thread; frequency and presence
-// penalties of tokens that were seen. All sums across threads are of integers (cuda/logits.h), so a row's outputs depend
-// on nothing beside it.
+// penalties of tokens of the output. Sums across warps are of integers (cuda/logits.h), so that a row's outputs depend on
+// nothing beside it.
 #include "cuda/elementwise.h"
 #include "ops/sample/choice.cuh"
 
@@ -17,7 +17,8 @@ namespace qwen2::cuda {
 namespace {
 
 // A warp a chunk of a row.
-__global__ void __launch_bounds__(survey_threads) survey_kernel(const __grid_constant__ SampleCall call, Surveys raw, Surveys adjusted) {
+__global__ void __launch_bounds__(survey_threads)
+    survey_kernel(const __grid_constant__ SampleCall call, Surveys raw, Surveys adjusted) {
   griddepcontrol_wait();
   griddepcontrol_launch_dependents();
   const auto [b, chunk] = survey_place(raw.chunks);
@@ -41,7 +42,7 @@ struct SampleErrors {
   ErrorSlot bias_id, bias_value, no_token, infinite;
   LogitErrors logits;
 
-  explicit SampleErrors(const Context& context)
+  explicit SampleErrors(Context& context)
       : bias_id(context.errors("row %lld: a bias is for token %lld, beyond the %lld tokens of the vocabulary")),
         bias_value(context.errors("row %lld: the bias of token %lld is %g; it must be a number below +inf")),
         no_token(context.errors(
@@ -65,7 +66,8 @@ __device__ bool check_biases(const SampleArgs& args, const SampleRow& row, const
   Wide left = 0;  // from the first faulty one on
   for (int64_t i = row.bias_begin + threadIdx.x; i < row.bias_end && left == 0; i += blockDim.x) {
     const int32_t id = *args.bias_ids.row<int32_t>(i);
-    if (id < 0 || id >= size || !(*args.bias_values.row<float>(i) < infinity)) left = static_cast<Wide>(row.bias_end - i);
+    const bool fine = id >= 0 && id < size && *args.bias_values.row<float>(i) < infinity;
+    if (!fine) left = static_cast<Wide>(row.bias_end - i);
   }
   left = block_max(left, shared<RowShared>().scan);
   if (left == 0) return true;
@@ -159,8 +161,9 @@ __device__ void count_tokens(const SampleArgs& args, bool sampled, Arrivals* arr
 }
 
 // A block a row.
-__global__ void __launch_bounds__(most_row_threads) choice_kernel(const __grid_constant__ SampleCall call, Surveys raw, Surveys adjusted,
-                                                                  SampleErrors errors, Arrivals* arrivals) {
+__global__ void __launch_bounds__(most_row_threads, 1)
+    choice_kernel(const __grid_constant__ SampleCall call, Surveys raw, Surveys adjusted, SampleErrors errors,
+                  Arrivals* arrivals) {
   griddepcontrol_wait();
   const bool sampled = sample_row(call, blockIdx.x, raw, adjusted, errors);
   if (call.args.counts.present()) count_tokens(call.args, sampled, arrivals);
@@ -175,13 +178,17 @@ __global__ void __launch_bounds__(history_threads)
   const bool prompt = i < prompts;
   const int64_t at = prompt ? i : i - prompts;
   if (!prompt && at >= args.output.shape[0]) return;
-  const int32_t token = *(prompt ? args.prompt : args.output).row<int32_t>(at);
-  if (token < 0 || token >= vocabulary)
-    report(prompt ? bad_prompt : bad_output, at, token, vocabulary);
-  else if (prompt)
+  const int32_t token = prompt ? *args.prompt.row<int32_t>(at) : *args.output.row<int32_t>(at);
+  if (token < 0 || token >= vocabulary) {
+    if (prompt)
+      report(bad_prompt, at, token, vocabulary);
+    else
+      report(bad_output, at, token, vocabulary);
+  } else if (prompt) {
     atomicOr(reinterpret_cast<unsigned*>(args.prompt_masks.row<int32_t>(args.row)) + token / 32, 1u << token % 32);
-  else
+  } else {
     atomicAdd(args.counts.row<int32_t>(args.row) + token, 1);
+  }
 }
 
 void clear_row(Context& context, const Tensor& t, int32_t row) {
@@ -194,6 +201,7 @@ void clear_row(Context& context, const Tensor& t, int32_t row) {
 void sample(Context& context, const SampleArgs& args) {
   const int64_t rows = args.logits.shape[0], chunks = chunks_of(args.logits.shape[1]);
   if (rows == 0) return;
+  require_vocabulary("sample", context, args.logits.shape[1]);
   const SampleCall call{args, quads_aligned(args.logits), args.counts.present() && quads_aligned(args.counts)};
   const int64_t floats = rows * Surveys::floats(chunks);
   float* memory = static_cast<float*>(context.workspace(static_cast<size_t>(2 * floats) * sizeof(float)));

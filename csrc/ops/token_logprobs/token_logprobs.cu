@@ -20,6 +20,9 @@ struct Targets {
 struct Errors {
   LogitErrors logits;
   ErrorSlot target;
+  explicit Errors(Context& context)
+      : logits(context),
+        target(context.errors("row %lld: target %lld is beyond the %lld tokens of the vocabulary")) {}
 };
 
 // A warp a chunk of a row.
@@ -52,7 +55,7 @@ __device__ void write_nothing(const TokenLogprobsArgs& args, int64_t t) {
 }
 
 // A block a row.
-__global__ void __launch_bounds__(most_row_threads)
+__global__ void __launch_bounds__(most_row_threads, 1)
     score_kernel(TokenLogprobsArgs args, Targets targets, bool aligned, Surveys surveys, Errors errors) {
   griddepcontrol_wait();
   RowShared& s = shared<RowShared>();
@@ -74,14 +77,14 @@ __global__ void __launch_bounds__(most_row_threads)
     return;
   }
   const Mass total = total_mass(survey, chunks, Weigher{max, steepness_of(1)}, s.scan);
-  if (threadIdx.x == 0) s.log_sum = log_of_mass(max, total);
   const float logit = logits.logits[target];
+  if (threadIdx.x == 0) {
+    s.log_sum = log_of_mass(max, total);
+    *args.logprobs.row<float>(t) = static_cast<float>(logit - s.log_sum);
+  }
   const Codes codes = codes_of(chunks);
   const int32_t rank = rank_of(survey, chunks, logits, codes, logit);
-  if (threadIdx.x == 0) {
-    *args.logprobs.row<float>(t) = static_cast<float>(logit - s.log_sum);
-    *args.ranks.row<int32_t>(t) = rank;
-  }
+  if (threadIdx.x == 0) *args.ranks.row<int32_t>(t) = rank;
   if (args.top_ids.present())
     write_top({args.top_ids.row<int32_t>(t), args.top_logprobs.row<float>(t), args.top_ids.shape[1]}, survey, chunks,
               logits, codes, max, s.log_sum);
@@ -92,6 +95,7 @@ __global__ void __launch_bounds__(most_row_threads)
 void token_logprobs(Context& context, const TokenLogprobsArgs& args) {
   const int64_t tokens = args.logits.shape[0], vocabulary = args.logits.shape[1], chunks = chunks_of(vocabulary);
   if (tokens == 0) return;
+  require_vocabulary("token_logprobs", context, vocabulary);
   const bool aligned = quads_aligned(args.logits);
   const Targets targets{args.targets.as<int32_t>(), args.targets.strides[0], vocabulary};
   const size_t bytes = static_cast<size_t>(tokens * Surveys::floats(chunks)) * sizeof(float);
@@ -104,8 +108,7 @@ void token_logprobs(Context& context, const TokenLogprobsArgs& args) {
           .threads = row_threads(chunks),
           .shared_bytes = row_shared_bytes(chunks),
           .dependent = true},
-         args, targets, aligned, surveys,
-         Errors{LogitErrors(context), context.errors("row %lld: target %lld is beyond the %lld tokens of the vocabulary")});
+         args, targets, aligned, surveys, Errors(context));
 }
 
 }  // namespace qwen2::cuda
