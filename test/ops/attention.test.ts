@@ -6,6 +6,7 @@ import {
   activationsOf,
   type DeviceCase,
   devicesUnderTest,
+  isCuda,
   reference,
   requireDevice,
   withBench,
@@ -191,7 +192,7 @@ interface Expected {
 
 /** Whether a device has kernels for the shape. */
 const supports = (device: DeviceCase, { headDim }: { headDim: number }) =>
-  !device.name.startsWith('cuda') || headDim === 64 || headDim === 128;
+  !isCuda(device) || headDim === 64 || headDim === 128;
 
 const expectedByCase = new Map<string, Expected>();
 

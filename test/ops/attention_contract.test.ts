@@ -3,7 +3,7 @@ import { Tensor } from '../../lib/native/tensor.js';
 import { prepareAttention, randomSequence } from '../support/attentionCall.js';
 import type { AttentionShape } from '../support/attentionModel.js';
 import { describeContract } from '../support/contract.js';
-import { devicesUnderTest, type OpBench, reference, requireDevice, withBench } from '../support/opBench.js';
+import { devicesUnderTest, isCuda, type OpBench, reference, requireDevice, withBench } from '../support/opBench.js';
 
 const shape: AttentionShape = { heads: 4, kvHeads: 2, headDim: 6, blockSize: 16, window: 0, scale: 0.4 };
 /** That every device has kernels for. */
@@ -99,7 +99,7 @@ for (const device of [reference, ...devicesUnderTest])
             bench.run('attention', { ...args, ...change(bench) });
             await assert.rejects(bench.stream.synchronized(), (error: Error & { code?: string }) => {
               assert.equal(error.code, 'invalid_argument');
-              const call = device.name.startsWith('cuda') ? '' : `; in attention(q bf16[${queries + 1}, 256]`;
+              const call = isCuda(device) ? '' : `; in attention(q bf16[${queries + 1}, 256]`;
               assert.equal(error.message.slice(0, says.length + call.length), says + call);
               return true;
             });
