@@ -136,6 +136,12 @@ const small: Case[] = [
           [0, 30],
         ],
       }),
+      // In this order the sum is 0, in another 1: above 2²⁴ a float has no odd integers.
+      sampleRow({
+        logits: Float32Array.of(0, 0.5, ...constant(98, -1)),
+        temperature: 0,
+        biases: [2 ** 24, 1, -(2 ** 24)].map((bias) => [0, bias]),
+      }),
       ...seeded(
         5,
         sampleRow({
