@@ -171,8 +171,10 @@ void release_staging(void* device, void* memory) {
 
 int32_t upload_staged(void* context, void* to, const void* from, uint64_t bytes, char* error, uint32_t error_size) {
   return guarded(error, error_size, [&] {
-    Context& entered_context = entered(context);
-    require(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, entered_context.stream()), "an upload");
+    const cudaStream_t stream = entered(context).stream();
+    require(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "an upload");
+    // The caller reads the next part of its file into `from` then.
+    require(cudaStreamSynchronize(stream), "an upload");
   });
 }
 

@@ -62,7 +62,6 @@ AccessFaults::~AccessFaults() { sigaltstack(&stack_before, nullptr); }
 
 const char* AccessFaults::run(const std::function<void()>& work) const {
   sigjmp_buf here;
-  // The mask is saved once per run of a fiber only where it must be: a system call each would dominate.
   if (sigsetjmp(here, 0) != 0) {
     resume_at = nullptr;
     sigset_t segv;
@@ -71,9 +70,11 @@ const char* AccessFaults::run(const std::function<void()>& work) const {
     pthread_sigmask(SIG_UNBLOCK, &segv, nullptr);
     return report;
   }
+  struct Forget {
+    ~Forget() { resume_at = nullptr; }
+  } forget_when_done;
   resume_at = &here;
   work();
-  resume_at = nullptr;
   return nullptr;
 }
 

@@ -29,14 +29,13 @@ void multiply(void* const (&operands)[32], uint32_t) {
       b[t + 8 * i + 1][g] = high_half(own.b[i]);
     }
   }
+  float products[16][8] = {};
+  for (int row = 0; row < 16; ++row)
+    for (int k = 0; k < 16; ++k)
+      for (int column = 0; column < 8; ++column) products[row][column] += a[row][k] * b[k][column];
   for (int lane = 0; lane < 32; ++lane) {
     float* d = static_cast<const MmaOperand*>(operands[lane])->d;
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
-      double sum = 0;
-      for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
-      d[i] = static_cast<float>(d[i] + sum);
-    }
+    for (int i = 0; i < 4; ++i) d[i] += products[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2];
   }
 }
 

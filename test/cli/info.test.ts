@@ -14,7 +14,7 @@ describe('qwen2 info', () => {
     const { code, stdout, stderr } = await qwen2(['info']);
     assert.deepEqual([code, stderr], [0, '']);
     const lines = stdout.trimEnd().split('\n');
-    const devices = (await listDevices());
+    const devices = await listDevices();
     assert.equal(lines.length, devices.length);
     for (const [i, { name, available, description }] of devices.entries()) {
       assert.ok(lines[i]!.startsWith(name) && lines[i]!.includes(description), lines[i]);
@@ -43,11 +43,11 @@ describe('qwen2 info', () => {
   it('--json prints one object: the devices and, with a folder, the checkpoint', async () => {
     const alone = JSON.parse((await qwen2(['info', '--json'])).stdout);
     assert.deepEqual(Object.keys(alone), ['devices']);
-    assert.deepEqual(withoutMemory(alone.devices), withoutMemory((await listDevices())));
+    assert.deepEqual(withoutMemory(alone.devices), withoutMemory(await listDevices()));
 
     const { devices, checkpoint } = JSON.parse((await qwen2(['info', demo, '--json'])).stdout);
     const expected = await inspectCheckpoint(demo);
-    assert.deepEqual(withoutMemory(devices), withoutMemory((await listDevices())));
+    assert.deepEqual(withoutMemory(devices), withoutMemory(await listDevices()));
     assert.deepEqual(
       [checkpoint.parameters, checkpoint.fileBytes, checkpoint.hasTokenizer],
       [expected.parameters, expected.fileBytes, true],

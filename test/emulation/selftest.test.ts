@@ -22,7 +22,8 @@ const schedules = [
 
 /** What a report must say where a bug is reported, not only seen in the result. */
 const reports: Record<string, RegExp> = {
-  divergent_barrier: /thread \(\d+, 0, 0\) of block .* is at barrier 0 at synchronization\.cu:\d+, while thread \d+ .* divergent/,
+  divergent_barrier:
+    /thread \(\d+, 0, 0\) of block .* is at barrier 0 at synchronization\.cu:\d+, while thread \d+ .* divergent/,
   thread_leaves_before_barrier: /deadlock: no thread can run; thread .* waits for a barrier at synchronization\.cu:\d+/,
   lane_missing_in_shuffle: /waits for __shfl_xor_sync|lanes of its warp wait for it|which has ended/,
   shared_write_one_beyond: /shared memory was written beyond the 128 bytes/,
@@ -60,7 +61,8 @@ describe('the emulation of CUDA', () => {
   it('lets right kernels through, whatever the schedule', () => {
     assert.ok(outcomes.size >= 25, `${outcomes.size} cases`);
     for (const [name, found] of outcomes)
-      for (const [i, { right }] of found.entries()) assert.equal(right, 'right', `${name}, ${JSON.stringify(schedules[i])}`);
+      for (const [i, { right }] of found.entries())
+        assert.equal(right, 'right', `${name}, ${JSON.stringify(schedules[i])}`);
   });
 
   it('finds every planted bug', () => {

@@ -35,6 +35,8 @@ describe('the demo model', () => {
   for (const { dtype, ...device } of devices)
     describe(device.title, () => {
       let model: Model;
+      // A token takes the emulation a tenth of a second.
+      const isSlow = device.name === 'cuda-emulated';
       before(async function () {
         requireDevice(this, device);
         const { name, simd, threads } = device;
@@ -43,17 +45,18 @@ describe('the demo model', () => {
       after(() => model?.dispose());
 
       it('continues texts as Hugging Face does', async () => {
-        for (const { prompt, tokens, greedy, text, min_margin } of expected.greedy) {
+        for (const { prompt, tokens, greedy, text, min_margin } of expected.greedy.slice(0, isSlow ? 1 : undefined)) {
+          const length = isSlow ? 24 : greedy.length;
           assert.ok(min_margin > 2 * bf16LogitError, `the margin of "${prompt}" is too small to hold bf16 to it`);
           assert.deepEqual(await model.tokenizer.encode(prompt), tokens);
-          const result = await model.generate(prompt, { temperature: 0, maxTokens: greedy.length }).result();
-          assert.deepEqual(result.tokens, greedy);
-          assert.equal(result.text, text);
+          const result = await model.generate(prompt, { temperature: 0, maxTokens: length }).result();
+          assert.deepEqual(result.tokens, greedy.slice(0, length));
+          assert.ok(text.startsWith(result.text) && (isSlow || result.text === text), result.text);
         }
       });
 
       it('finds passages of its book as probable as Hugging Face does', async () => {
-        for (const { start, tokens, mean_nll } of expected.book_passages) {
+        for (const { start, tokens, mean_nll } of expected.book_passages.slice(0, isSlow ? 1 : undefined)) {
           const ids = (await model.tokenizer.encode(book.slice(start, start + 4 * tokens))).slice(0, tokens);
           assert.equal(ids.length, tokens);
           const { sum } = await model.score({ tokens: ids });

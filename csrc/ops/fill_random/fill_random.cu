@@ -12,6 +12,8 @@ template <typename T>
 __global__ void fill_random_kernel(T* out, int64_t size, int32_t seed, float mean, float spread) {
   for (int64_t i = global_thread(); i < size; i += all_threads())
     store_float(out + i, random_value(seed, i, mean, spread));
+  // A linear that is launched behind this may read its weight before it waits.
+  __threadfence();
 }
 
 }  // namespace
