@@ -22,10 +22,11 @@ if (spawnSync('nvcc', ['--version']).status !== 0) {
   process.exit(0);
 }
 
-const sources = [
-  ...cuFiles('csrc/cuda'),
-  ...readdirSync(join(root, 'csrc/ops')).flatMap((op) => cuFiles(`csrc/ops/${op}`)),
-];
+const sources = ['csrc/cuda', 'csrc/ops'].flatMap((folder) =>
+  readdirSync(join(root, folder), { recursive: true })
+    .filter((file) => file.endsWith('.cu'))
+    .map((file) => `${folder}/${file}`),
+);
 const objects = mkdtempSync(join(tmpdir(), 'qwen2-cuda-'));
 const faults = [];
 let kernels = 0;
@@ -41,12 +42,6 @@ console.log(
   `check-cuda: ${sources.length} files for ${architectures.join(', ')}; ${kernels} kernels, ${faults.length} faults`,
 );
 process.exitCode = faults.length > 0 || kernels === 0 ? 1 : 0;
-
-function cuFiles(folder) {
-  return readdirSync(join(root, folder), { withFileTypes: true })
-    .filter((entry) => entry.isFile() && entry.name.endsWith('.cu'))
-    .map((entry) => `${folder}/${entry.name}`);
-}
 
 async function work(jobs) {
   for (let job = jobs.pop(); job !== undefined; job = jobs.pop()) await compile(job);

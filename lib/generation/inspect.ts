@@ -35,9 +35,7 @@ export async function inspectCheckpoint(folder: string): Promise<CheckpointSumma
     parameters: parameterCount(config),
     fileBytes: byteLength,
     hasTokenizer: await hasTokenizer(folder),
-    devices: (await listDevices())
-      .filter(({ available }) => available)
-      .map(({ name }) => fitOn(name, config)),
+    devices: (await listDevices()).filter(({ available }) => available).map(({ name }) => fitOn(name, config)),
   };
 }
 
