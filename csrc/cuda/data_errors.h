@@ -23,6 +23,8 @@ struct ErrorSlot {
   int32_t call;
 };
 
+// Not for files that the host's compiler alone compiles.
+#if defined(__CUDACC__) || defined(QWEN2_EMULATED)
 __device__ inline void report(const ErrorSlot& slot, int64_t a, int64_t b = 0, int64_t c = 0, double value = 0) {
   if (atomicCAS(&slot.error->taken, 0, 1) != 0) return;
   slot.error->call = slot.call;
@@ -32,5 +34,6 @@ __device__ inline void report(const ErrorSlot& slot, int64_t a, int64_t b = 0, i
   slot.error->numbers[2] = c;
   slot.error->value = value;
 }
+#endif
 
 }  // namespace qwen2::cuda
