@@ -11,7 +11,7 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int loads_in_flight = 8;
-constexpr size_t read_bytes = size_t{2} << 30;  // far more than any L2
+constexpr size_t most_read_bytes = size_t{2} << 30;  // far more than any L2
 constexpr int chains = 8;                       // independent sums a warp: hides the latency of mma
 constexpr int steps = 4096;
 
@@ -63,6 +63,9 @@ double fastest(Context& context, Launch launch_once) {
 }  // namespace
 
 DeviceLimits measure_limits(Context& context) {
+  size_t free = 0, total = 0;
+  require(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  const size_t read_bytes = std::min(most_read_bytes, free / 2 / sizeof(uint4) * sizeof(uint4));
   void* data = nullptr;
   require(cudaMalloc(&data, read_bytes), "cudaMalloc for a measurement");
   const unsigned blocks = static_cast<unsigned>(context.device().multiprocessors) * 8;

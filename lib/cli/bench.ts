@@ -45,14 +45,16 @@ async function bench(folder: string | undefined, options: BenchArguments): Promi
   try {
     await runRound(model, options, 0);
     const peakMemoryBytes = process.resourceUsage().maxRSS * 1024;
-    const rounds: Round[] = [];
-    // Limits move with the machine's other load, so they are measured before, between and after, and the best counts.
-    const limits = [await measureDevice(model.device, deviceOptions(options))];
+    const rounds: MeasuredRound[] = [];
+    // Limits move with the machine's other load, so each round is held against the better of those around it.
+    let before = await measureDevice(model.device, deviceOptions(options));
     for (let round = 1; round <= options.repeat; round++) {
-      rounds.push(await runRound(model, options, round));
-      limits.push(await measureDevice(model.device, deviceOptions(options)));
+      const times = await runRound(model, options, round);
+      const after = await measureDevice(model.device, deviceOptions(options));
+      rounds.push({ ...times, limits: better(before, after) });
+      before = after;
     }
-    report(model, options, { rounds, limits, peakMemoryBytes });
+    report(model, options, rounds, peakMemoryBytes);
   } finally {
     await model.dispose();
   }
@@ -115,13 +117,23 @@ function randomTokens(count: number, vocabularySize: number, seed: number): numb
   });
 }
 
-interface Measured {
-  rounds: readonly Round[];
-  limits: readonly DeviceLimits[];
-  peakMemoryBytes: number;
+interface MeasuredRound extends Round {
+  limits: DeviceLimits;
 }
 
-function report(model: Model, options: BenchArguments, { rounds, limits, peakMemoryBytes }: Measured): void {
+function better(a: DeviceLimits, b: DeviceLimits): DeviceLimits {
+  return {
+    readBytesPerSecond: Math.max(a.readBytesPerSecond, b.readBytesPerSecond),
+    bf16OperationsPerSecond: Math.max(a.bf16OperationsPerSecond, b.bf16OperationsPerSecond),
+  };
+}
+
+function report(
+  model: Model,
+  options: BenchArguments,
+  rounds: readonly MeasuredRound[],
+  peakMemoryBytes: number,
+): void {
   const { promptTokens, newTokens, sequences } = options;
   const { decodeWeightBytes, cacheBytesPerToken } = model.memory;
   const prefillSeconds = median(rounds.map((round) => round.prefillSeconds));
@@ -132,8 +144,10 @@ function report(model: Model, options: BenchArguments, { rounds, limits, peakMem
   // Neither the embedding table nor, but for the last token of a prompt, the LM head multiplies anything in prefill.
   const multiplied = model.parameters - vocabularySize * hiddenSize * (tieWordEmbeddings ? 1 : 2);
   const prefillTokensPerSecond = (sequences * promptTokens) / prefillSeconds;
-  const bandwidth = Math.max(...limits.map(({ readBytesPerSecond }) => readBytesPerSecond));
-  const operations = Math.max(...limits.map(({ bf16OperationsPerSecond }) => bf16OperationsPerSecond));
+  const bandwidth = median(rounds.map(({ limits }) => limits.readBytesPerSecond));
+  const operations = median(rounds.map(({ limits }) => limits.bf16OperationsPerSecond));
+  const bytesPerRound = (newTokens - 1) * bytesPerStep;
+  const operationsPerRound = 2 * multiplied * sequences * promptTokens;
   const figures = {
     device: model.device,
     parameters: model.parameters,
@@ -145,9 +159,13 @@ function report(model: Model, options: BenchArguments, { rounds, limits, peakMem
     loadSeconds: model.loadSeconds,
     peakMemoryBytes,
     measuredBytesPerSecond: bandwidth,
-    decodeBandwidthFraction: (stepsPerSecond * bytesPerStep) / bandwidth,
+    decodeBandwidthFraction: median(
+      rounds.map(({ decodeSeconds, limits }) => bytesPerRound / decodeSeconds / limits.readBytesPerSecond),
+    ),
     measuredOperationsPerSecond: operations,
-    prefillOperationsFraction: (2 * multiplied * prefillTokensPerSecond) / operations,
+    prefillOperationsFraction: median(
+      rounds.map(({ prefillSeconds, limits }) => operationsPerRound / prefillSeconds / limits.bf16OperationsPerSecond),
+    ),
   };
   const percent = (fraction: number) => `${(100 * fraction).toFixed(0)}%`;
   process.stdout.write(
