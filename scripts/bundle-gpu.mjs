@@ -29,12 +29,16 @@ const env = {
   QWEN2_CUDA: 'ON',
   QWEN2_CUDA_ARCHITECTURES: values.architectures,
 };
-execFileSync(process.execPath, [join(root, 'scripts', 'gyp-cmake.mjs')], { cwd: root, env, stdio: 'inherit' });
+execFileSync(process.execPath, [join(root, 'scripts', 'gyp-cmake.mjs'), '--selftest'], {
+  cwd: root,
+  env,
+  stdio: 'inherit',
+});
 execFileSync('npx', ['tsc', '-p', 'tsconfig.json'], { cwd: root, stdio: 'inherit' });
 
 rmSync(bundle, { recursive: true, force: true });
 mkdirSync(join(bundle, 'build', 'Release'), { recursive: true });
-for (const file of ['qwen2.node', 'libqwen2-cuda.so']) {
+for (const file of ['qwen2.node', 'libqwen2-cuda.so', 'qwen2-cuda-selftest']) {
   cpSync(join(built, 'Release', file), join(bundle, 'build', 'Release', file));
   execFileSync('strip', ['--strip-unneeded', join(bundle, 'build', 'Release', file)]);
 }

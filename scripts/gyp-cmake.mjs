@@ -4,7 +4,7 @@
 //
 // The CUDA library is built for the GPUs that this machine has, or for QWEN2_CUDA_ARCHITECTURES ("80-real;90a-real" …)
 // with QWEN2_CUDA=ON; QWEN2_CUDA=OFF leaves it out. With --emulated, the library that runs CUDA kernels on the CPU is built
-// too, for tests.
+// too, for tests; with --selftest, the program that proves instructions on a GPU.
 //
 // QWEN2_SANITIZE=1 builds with sanitizers into build/sanitized/Release instead; QWEN2_BUILD_FOLDER names another folder
 // than build.
@@ -92,7 +92,10 @@ function buildWithCmake() {
   for (const target of extraTargets) run('cmake', ['--build', work, '--parallel', jobs, '--target', target]);
 }
 
-const extraTargets = process.argv.includes('--emulated') ? ['qwen2-cuda-emulated', 'qwen2-emulation-selftest'] : [];
+const extraTargets = [
+  ...(process.argv.includes('--emulated') ? ['qwen2-cuda-emulated', 'qwen2-emulation-selftest'] : []),
+  ...(process.argv.includes('--selftest') ? ['qwen2-cuda-selftest'] : []),
+];
 const jobs = String(availableParallelism());
 const allDefines = {
   ...defines,

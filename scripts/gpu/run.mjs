@@ -50,6 +50,22 @@ function facts() {
   save();
 }
 
+/** Every instruction of csrc/cuda/ptx.h: first, because all else builds on them. */
+function instructions() {
+  const { status, stdout } = run('instructions', 'build/Release/qwen2-cuda-selftest', [], 30);
+  const cases = stdout
+    .trim()
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
+  results.instructions = {
+    status,
+    right: cases.filter(({ right }) => right === 'right').length,
+    wrong: cases.filter(({ right }) => right !== 'right'),
+  };
+  save();
+}
+
 /** Mocha's own report of some test files, on the device `cuda`. */
 function test(name, files, seconds, grep) {
   const report = join(folder, 'mocha.json');
@@ -117,6 +133,7 @@ function model(shape, promptTokens, newTokens, sequences) {
 
 save();
 facts();
+instructions();
 test('operations', ['dist/test/ops/*.test.js'], 120);
 test('models', ['dist/test/model/*.test.js'], 60);
 test('engine and generation', ['dist/test/engine/engine.test.js', 'dist/test/generation/*.test.js'], 60, 'cuda');

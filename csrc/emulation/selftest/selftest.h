@@ -2,6 +2,7 @@
 // every schedule and find the broken ones: by a report, or because the result is wrong.
 #pragma once
 
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -18,8 +19,10 @@ namespace qwen2::cuda::selftest {
 // A device to launch on, and memory on it.
 class Bench {
  public:
-  Bench() : device_{{.index = 0, .compute_capability = 90, .multiprocessors = 3, .shared_bytes_per_block = 99 << 10}, {}},
-            context_(device_) {}
+  Bench() : device_{facts(), {}}, context_(device_) {}
+  ~Bench() {
+    for (void* memory : memory_) cudaFree(memory);
+  }
 
   Context& context() { return context_; }
 
@@ -28,6 +31,7 @@ class Bench {
   T* empty(size_t count) {
     void* memory = nullptr;
     require(cudaMalloc(&memory, count * sizeof(T)), "cudaMalloc");
+    memory_.push_back(memory);
     return static_cast<T*>(memory);
   }
   template <typename T>
@@ -44,8 +48,19 @@ class Bench {
   }
 
  private:
+  static DeviceFacts facts() {
+    cudaDeviceProp properties{};
+    require(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+    DeviceFacts facts;
+    facts.compute_capability = 10 * properties.major + properties.minor;
+    facts.multiprocessors = properties.multiProcessorCount;
+    facts.shared_bytes_per_block = properties.sharedMemPerBlockOptin;
+    return facts;
+  }
+
   Device device_;
   Context context_;
+  std::vector<void*> memory_;
 };
 
 // Runs the kernel, with its bug or without; returns whether the result is right, and throws what the emulation reports.
