@@ -55,7 +55,12 @@ export class Device {
 
   /** Memory of `bytes` bytes of undefined content. @throws out_of_memory */
   allocate(bytes: number): Storage {
-    return new Storage(this.#id, bytes);
+    return new Storage(nativeAddon().allocate(this.#id, bytes), bytes);
+  }
+
+  /** The same, for pieces so large that a GPU's driver takes milliseconds to map them. */
+  async allocateInBackground(bytes: number): Promise<Storage> {
+    return new Storage(await nativeAddon().allocateInBackground(this.#id, bytes), bytes);
   }
 
   /** A new tensor in a storage of its own. */
