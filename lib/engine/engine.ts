@@ -59,10 +59,14 @@ export class Engine {
     this.plan = plan;
     this.#stream = stream;
     const { limits, cacheBlocks } = plan;
-    const inputs = new StepInputs(device, limits);
+    const inputs = new StepInputs(device, stream, limits);
     const model = new Qwen2(config, weights, cache, workspace, device, stream);
     const sampler = new Sampler(device, stream, config.vocabularySize, limits.sequences);
-    this.#runner = new Runner(device, stream, model, inputs, sampler, { logitRows: limits.logitRows, capture });
+    this.#runner = new Runner(device, stream, model, inputs, sampler, {
+      sequences: limits.sequences,
+      logitRows: limits.logitRows,
+      capture,
+    });
     this.#scheduler = new Scheduler(limits, new BlockAllocator(cacheBlocks, blockSize));
     this.#memory = [this.#runner, sampler, model, inputs, workspace, cache];
   }

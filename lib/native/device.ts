@@ -84,6 +84,15 @@ export class Device {
     return nativeAddon().kvBlockBytes(this.#id, dtypeIndex[dtype], kvHeads, headDim, blockSize);
   }
 
+  /**
+   * How many rows a captured step of so many is padded to. A GPU is given few sizes, because a captured step takes time
+   * and memory, and its rows run side by side; on a host every row is work, and a captured step is a list.
+   */
+  paddedRows(rows: number): number {
+    if (!this.name.startsWith('cuda')) return rows;
+    return rows <= 8 ? 2 ** Math.ceil(Math.log2(rows)) : 8 * Math.ceil(rows / 8);
+  }
+
   /** Returns the host memory that uploads passed through. */
   trimStaging(): Promise<void> {
     return nativeAddon().trimStaging(this.#id);
