@@ -14,8 +14,12 @@ import { fileURLToPath } from 'node:url';
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const architectures = process.argv.includes('--all') ? ['80', '86', '89', '90a', '100', '120'] : ['80', '90a'];
 
-/** Kernels that may spill, by a part of their names: how many bytes, and why. */
-const allowedSpills = {};
+/** Kernels that may spill, by a part of their names: how many bytes a thread, where, and why. */
+const allowedSpills = {
+  // The skinny product of 17 to 32 tokens. At 128 registers two blocks are resident; ptxas for these architectures wants 1
+  // to 6 more. One block without spills would have half the bytes in flight, which is what bounds it.
+  SkinnyShapeILi2ELi4E: { bytes: 24, architectures: ['100', '120'] },
+};
 
 if (spawnSync('nvcc', ['--version']).status !== 0) {
   console.log('check-cuda: there is no nvcc here; kernels were not compiled');
@@ -69,7 +73,12 @@ async function compile({ source, architecture }) {
     }
     const spill = /(\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line);
     if (!spill || Number(spill[1]) + Number(spill[2]) === 0) continue;
-    const allowed = Object.entries(allowedSpills).find(([part]) => kernel.includes(part))?.[1].bytes ?? 0;
+    const allowed = allowedBytes(kernel, architecture);
     if (Number(spill[1]) > allowed) faults.push(`${where}: ${kernel} spills ${spill[1]} bytes, ${allowed} are allowed`);
   }
+}
+
+function allowedBytes(kernel, architecture) {
+  const known = Object.entries(allowedSpills).find(([part]) => kernel.includes(part))?.[1];
+  return known?.architectures.includes(architecture) ? known.bytes : 0;
 }

@@ -4,6 +4,8 @@
 //   npm run test:sanitized -- dist/test/ops/*.test.js         some files
 //   npm run test:sanitized -- --grep attention                mocha's own options
 //   npm run test:sanitized -- --prove                         only: the sanitizers are at work
+//
+// With QWEN2_TEST_DEVICES=cuda-emulated, the CUDA kernels on the emulation: a misaligned vector load shows here.
 
 import { spawnSync } from 'node:child_process';
 import { dirname, join } from 'node:path';
@@ -72,7 +74,10 @@ function test(chosen) {
   process.exit(run(process.execPath, mocha, { env: environment }).status ?? 1);
 }
 
-const built = run(process.execPath, ['scripts/gyp-cmake.mjs'], { env: { ...process.env, QWEN2_SANITIZE: '1' } });
+const emulated = process.env.QWEN2_TEST_DEVICES?.includes('emulated') ? ['--emulated'] : [];
+const built = run(process.execPath, ['scripts/gyp-cmake.mjs', ...emulated], {
+  env: { ...process.env, QWEN2_SANITIZE: '1' },
+});
 if (built.status !== 0) process.exit(built.status ?? 1);
 prove();
 const chosen = process.argv.slice(2);

@@ -68,6 +68,7 @@ class Addon : public Napi::Addon<Addon> {
                              method<&Addon::packed_bytes>("packedBytes"),
                              method<&Addon::kv_block_bytes>("kvBlockBytes"),
                              method<&Addon::allocate>("allocate"),
+                             method<&Addon::allocate_in_background>("allocateInBackground"),
                              method<&Addon::release>("release"),
                              method<&Addon::create_stream>("createStream"),
                              method<&Addon::destroy_stream>("destroyStream"),
@@ -201,6 +202,24 @@ class Addon : public Napi::Addon<Addon> {
   Napi::Value allocate(const Napi::CallbackInfo& info) {
     const uint64_t bytes = static_cast<uint64_t>(int64(info[1]));
     return number(info, storages_.add(std::make_shared<Storage>(devices_.get(info[0]), bytes)));
+  }
+
+  // (device, bytes) → Promise of the storage's number. A GPU's driver takes milliseconds for large pieces.
+  Napi::Value allocate_in_background(const Napi::CallbackInfo& info) {
+    const uint64_t bytes = static_cast<uint64_t>(int64(info[1]));
+    const std::shared_ptr<Device> device = devices_.get(info[0]);
+    const Completions::Job job = completions_->start(info.Env());
+    run_on_thread(info.Env(), [this, id = job.id, device, bytes] {
+      try {
+        auto storage = std::make_shared<Storage>(device, bytes);
+        completions_->finish(id, nullptr, [this, storage](Napi::Env env) {
+          return Napi::Number::New(env, storages_.add(storage));
+        });
+      } catch (const Error& e) {
+        completions_->finish(id, &e);
+      }
+    });
+    return job.promise;
   }
 
   // Unmapping gigabytes takes milliseconds, so not on the JavaScript thread.

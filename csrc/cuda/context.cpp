@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "cuda/status.h"
 
@@ -14,14 +15,16 @@ Context::Context(Device& device) : device_(device) {
   counters_ = static_cast<unsigned*>(memory);
   error_ = reinterpret_cast<DataError*>(counters_ + max_counters);
   require(cudaMemsetAsync(memory, 0, max_counters * sizeof(unsigned) + sizeof(DataError), stream_), "cudaMemset");
+  // One piece for all: pinning takes a millisecond each time.
+  constexpr size_t pinned_bytes = (staging_count + 1) * staging_bytes + sizeof(DataError);
+  require(cudaHostAlloc(&pinned_, pinned_bytes, cudaHostAllocDefault), "cudaHostAlloc");
+  auto* next = static_cast<std::byte*>(pinned_);
   for (Staging& staging : staging_) {
-    require(cudaHostAlloc(&staging.memory, staging_bytes, cudaHostAllocDefault), "cudaHostAlloc");
+    staging.memory = std::exchange(next, next + staging_bytes);
     require(cudaEventCreateWithFlags(&staging.copied, cudaEventDisableTiming), "cudaEventCreate");
   }
-  require(cudaHostAlloc(&download_buffer_, staging_bytes, cudaHostAllocDefault), "cudaHostAlloc");
-  void* error = nullptr;
-  require(cudaHostAlloc(&error, sizeof(DataError), cudaHostAllocDefault), "cudaHostAlloc");
-  error_on_host_ = static_cast<DataError*>(error);
+  download_buffer_ = std::exchange(next, next + staging_bytes);
+  error_on_host_ = reinterpret_cast<DataError*>(next);
   device_.memory.add(stream_);
 }
 
@@ -29,12 +32,8 @@ Context::~Context() {
   device_.memory.remove(stream_);
   cudaStreamDestroy(stream_);
   for (void* workspace : workspaces_) cudaFree(workspace);
-  for (Staging& staging : staging_) {
-    cudaEventDestroy(staging.copied);
-    cudaFreeHost(staging.memory);
-  }
-  cudaFreeHost(download_buffer_);
-  cudaFreeHost(error_on_host_);
+  for (Staging& staging : staging_) cudaEventDestroy(staging.copied);
+  cudaFreeHost(pinned_);
   device_.memory.release(counters_, max_counters * sizeof(unsigned) + sizeof(DataError));
 }
 

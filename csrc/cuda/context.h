@@ -71,10 +71,11 @@ class Context {
   unsigned* counters_ = nullptr;
   Calls calls_;
   DataError* error_ = nullptr;          // device
-  DataError* error_on_host_ = nullptr;  // pinned
+  void* pinned_ = nullptr;              // holds what follows
+  DataError* error_on_host_ = nullptr;
   Staging staging_[staging_count];
   int next_staging_ = 0;
-  void* download_buffer_ = nullptr;  // pinned, staging_bytes
+  void* download_buffer_ = nullptr;  // staging_bytes
 };
 
 }  // namespace qwen2::cuda

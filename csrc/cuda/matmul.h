@@ -5,7 +5,8 @@
 // thread, so gate and up never reach memory.
 //
 // Two families of kernels: skinny (matmul_skinny.h) for T ≤ 32 and tiled (matmul_tiled.h) beyond, chosen by
-// matmul_plan.h.
+// matmul_plan.h. Either may split K over blocks: partial sums go to the workspace, and the last block to arrive adds
+// them in the order of splits.
 #pragma once
 
 #include "cuda/elementwise.h"
@@ -22,6 +23,44 @@ struct Product {
 };
 
 constexpr int matmul_group = 16;
+
+// The slabs of K that a block multiplies: one of gridDim.y parts.
+struct MatmulPart {
+  int first_slab, end_slab;
+  __device__ static MatmulPart of_block(int K) {
+    const int64_t slabs = (K + matmul_slab - 1) / matmul_slab;
+    return {static_cast<int>(slabs * blockIdx.y / gridDim.y), static_cast<int>(slabs * (blockIdx.y + 1) / gridDim.y)};
+  }
+};
+
+// Where K is split: partial sums [gridDim.y][gridDim.x][of a block] in the kernel's own order, and counters that are
+// zero [gridDim.x].
+template <typename Value>
+struct SplitSums {
+  Value* partial;
+  unsigned* counters;
+};
+
+template <typename Value>
+SplitSums<Value> split_sums(Context& context, int splits, int64_t blocks, int64_t values) {
+  if (splits == 1) return {};
+  return {static_cast<Value*>(context.workspace(static_cast<size_t>(splits * blocks * values) * sizeof(Value))),
+          context.counters()};
+}
+
+// Whether this block is the last of the gridDim.y at its blockIdx.x to have written its partial sums, which are then
+// all visible. For all threads of the block; `arrived` is in shared memory.
+__device__ inline bool last_to_arrive(unsigned& arrived, unsigned* counters) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    arrived = atomicAdd(&counters[blockIdx.x], 1u);
+    if (arrived == gridDim.y - 1) counters[blockIdx.x] = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return arrived == gridDim.y - 1;
+}
 
 // What becomes of the sums of rows g and g + 8 of a group, for one token: `outputs` values, for columns
 // (group · outputs + i) · 8 + g of out.

@@ -20,10 +20,14 @@ void multiply(Context& context, const Tensor& x, const Tensor& weight, const Fin
       return launch_skinny<SkinnyShape<2, 4>>(context, product, finish, plan);
     case MatmulKernel::tiled_64x64:
       return launch_tiled<TiledShape<64, 64, 64, 4, 2, 2>>(context, product, finish, plan);
+    case MatmulKernel::tiled_64x64_deep:
+      return launch_tiled<TiledShape<64, 64, 64, 5, 2, 2>>(context, product, finish, plan);
     case MatmulKernel::tiled_128x64:
       return launch_tiled<TiledShape<128, 64, 32, 4, 4, 2>>(context, product, finish, plan);
+    case MatmulKernel::tiled_128x64_deep:
+      return launch_tiled<TiledShape<128, 64, 32, 6, 4, 2>>(context, product, finish, plan);
     case MatmulKernel::tiled_128x128:
-      return launch_tiled<TiledShape<128, 128, 32, 4, 4, 2>>(context, product, finish, plan);
+      return launch_tiled<TiledShape<128, 128, 32, 5, 4, 2>>(context, product, finish, plan);
   }
 }
 

@@ -1,5 +1,21 @@
-// Which kernel multiplies: a pure function of the shape and of the device. The order of summation depends on N, K, the
-// device and the family only, never on the tile or on T within a family.
+// Which kernel multiplies: a pure function of the shape and of the device.
+//
+// Five bands of T, in each of which the order of summation depends on N, K and the device only, so that a row gives the
+// same bits for every T of its band: T ≤ 32 (skinny), 33 … 64, 65 … 128 and 129 … 256 (tiled, K split over blocks where
+// tiles alone are too few), and 257 and more (tiled, whole K).
+//
+// Up to 128 tokens, and nearly so to 256, a product should take as long as its weights take to arrive: T tokens do T
+// operations for a byte of weights, while the data sheet of an H200 has 206 for a byte of memory. What decides is
+// counted here:
+// - Bytes in flight. 4.8 TB/s · 1 µs over 132 multiprocessors is 36 KB each. Two blocks have 64 KB (128×128 and 64×64
+//   deep) or 80 KB (128×64 deep) of weights on their way, and 40 to 64 KB of x. One block alone has half, so a plan
+//   counts on two: 7B's o of 64 tokens is 28 tiles of 128 rows, which would take 28 of 264 places.
+// - L2. For rows · k of weights a block reads tokens · k of x: 128×64 reads 1.5 bytes for a byte of weights, 64×64 two,
+//   128×128 two for up to twice the tokens. Skinny tiles for 64 tokens would read three (32 rows; 64 do not fit in
+//   registers), which no L2 gives at the speed of memory: that family ends at 32.
+// - Partial sums. Split s ways, 4 · s · T · N bytes are written and read again, against 2 · N · K of weights: 0.14 each
+//   way for 7B's o in four parts at 64 tokens, and 64 KB for the block that adds up a tile of 64×64.
+// streamed_cost weighs them; no figure here is a measurement.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +23,16 @@
 
 namespace qwen2::cuda {
 
-enum class MatmulKernel { skinny_16x8, skinny_32x16, skinny_32x32, tiled_64x64, tiled_128x64, tiled_128x128 };
+enum class MatmulKernel {
+  skinny_16x8,
+  skinny_32x16,
+  skinny_32x32,
+  tiled_64x64,
+  tiled_64x64_deep,
+  tiled_128x64,
+  tiled_128x64_deep,
+  tiled_128x128
+};
 
 // What one block computes: weight rows × tokens.
 struct MatmulTile {
@@ -25,14 +50,22 @@ constexpr MatmulTile skinny_tiles[] = {
     {MatmulKernel::skinny_32x16, "skinny 32x16", 32, 16},
     {MatmulKernel::skinny_32x32, "skinny 32x32", 32, 32},
 };
+// Of the band of most tokens.
 constexpr MatmulTile tiled_tiles[] = {
     {MatmulKernel::tiled_128x128, "tiled 128x128", 128, 128},
     {MatmulKernel::tiled_128x64, "tiled 128x64", 128, 64},
     {MatmulKernel::tiled_64x64, "tiled 64x64", 64, 64},
 };
+// Of the bands between. Deep tiles have more in flight; with more tokens the products would pay for it, as fewer blocks
+// find room on a multiprocessor.
+constexpr MatmulTile streamed_tiles[] = {
+    {MatmulKernel::tiled_128x128, "tiled 128x128", 128, 128},
+    {MatmulKernel::tiled_128x64_deep, "tiled 128x64 deep", 128, 64},
+    {MatmulKernel::tiled_64x64_deep, "tiled 64x64 deep", 64, 64},
+};
 
-// The skinny kernel's unit of K is a line of 128 bytes of a weight row; its warps take turns.
-constexpr int skinny_slab = 64;
+// K is divided at lines of 128 bytes of a weight row. The skinny kernel's warps take turns at them.
+constexpr int matmul_slab = 64;
 constexpr int skinny_warps = 8;
 
 struct MatmulPlan {
@@ -43,15 +76,15 @@ struct MatmulPlan {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Blocks of the skinny family that a multiprocessor holds.
-constexpr int skinny_resident = 2;
+// Blocks that a multiprocessor holds, of either family.
+constexpr int matmul_resident = 2;
 constexpr int most_splits = 16;
 
 // As many as are resident at once, but a warp keeps four slabs or more: with less its loads are never all in flight,
 // and adding up costs more than it gains. Of T it must not depend, so the 16 rows of the smallest tile count for all.
 constexpr int skinny_splits(int64_t N, int64_t K, int multiprocessors) {
-  const int64_t by_device = int64_t{skinny_resident} * multiprocessors / ceil_div(N, 16);
-  const int64_t by_depth = ceil_div(K, skinny_slab) / (4 * skinny_warps);
+  const int64_t by_device = int64_t{matmul_resident} * multiprocessors / ceil_div(N, 16);
+  const int64_t by_depth = ceil_div(K, matmul_slab) / (4 * skinny_warps);
   int64_t splits = by_device < by_depth ? by_device : by_depth;
   if (splits > most_splits) splits = most_splits;
   return splits < 1 ? 1 : static_cast<int>(splits);
@@ -65,12 +98,55 @@ constexpr int64_t tiled_cost(const MatmulTile& tile, int64_t T, int64_t N, int m
   return ceil_div(blocks, multiprocessors) * (tile.rows * tile.tokens + 32 * (tile.rows + tile.tokens));
 }
 
+// The last T of T's band, or 0 beyond the bands in which K may be split.
+constexpr int64_t streamed_band(int64_t T) { return T <= 64 ? 64 : T <= 128 ? 128 : T <= 256 ? 256 : 0; }
+
+constexpr bool may_split(int64_t tiles, int64_t T, int64_t N, int64_t K, int splits, int multiprocessors) {
+  constexpr int64_t fewest_slabs = 4;                // of a part, or its ring is never full
+  constexpr int64_t most_waves = 4;                  // of whole tiles: the last one then matters little
+  constexpr int64_t most_partial_bytes = 64 << 20;  // of workspace; most of it finds room in L2
+  return splits <= most_splits && ceil_div(K, matmul_slab) / splits >= fewest_slabs &&
+         tiles < most_waves * matmul_resident * multiprocessors && 4 * splits * T * N <= most_partial_bytes;
+}
+
+// How long the bands between take, in products on one multiprocessor: 1,024 a clock, while L2 gives it 32 bytes. A block
+// goes at one pace whether it has company or not, as what it has in flight is what limits it. Partial sums are written
+// by all, then read by the last block of each tile.
+constexpr int64_t streamed_cost(const MatmulTile& tile, int64_t T, int64_t N, int64_t K, int splits,
+                                int multiprocessors) {
+  const int64_t tiles = ceil_div(N, tile.rows) * ceil_div(T, tile.tokens), products = tile.rows * tile.tokens;
+  const int64_t blocks = matmul_resident * ceil_div(tiles * splits, matmul_resident * multiprocessors);
+  const int64_t part = ceil_div(ceil_div(K, matmul_slab), splits) * matmul_slab;
+  const int64_t loads = 2 * (tile.rows + tile.tokens) * 1024 / 32;
+  const int64_t sums = splits == 1 ? 0 : products * (blocks + splits * ceil_div(tiles, multiprocessors));
+  return blocks * part * (products > loads ? products : loads) + sums * 4 * 1024 / 32;
+}
+
+constexpr MatmulPlan streamed_plan(int64_t T, int64_t N, int64_t K, int multiprocessors) {
+  const int64_t band = streamed_band(T);
+  const MatmulTile* best = nullptr;
+  int64_t best_cost = 0;
+  int best_splits = 1;
+  for (const MatmulTile& tile : streamed_tiles) {
+    const int64_t tiles = ceil_div(N, tile.rows) * ceil_div(band, tile.tokens);
+    for (int splits = 1; splits == 1 || may_split(tiles, band, N, K, splits, multiprocessors); ++splits) {
+      const int64_t cost = streamed_cost(tile, band, N, K, splits, multiprocessors);
+      if (best != nullptr && cost >= best_cost) continue;
+      best = &tile;
+      best_cost = cost;
+      best_splits = splits;
+    }
+  }
+  return {*best, ceil_div(N, best->rows), ceil_div(T, best->tokens), best_splits};
+}
+
 // T, N, multiprocessors ≥ 1.
 constexpr MatmulPlan matmul_plan(int64_t T, int64_t N, int64_t K, int multiprocessors) {
   if (T <= most_skinny_tokens) {
     const MatmulTile& tile = skinny_tiles[T <= 8 ? 0 : T <= 16 ? 1 : 2];
     return {tile, ceil_div(N, tile.rows), 1, skinny_splits(N, K, multiprocessors)};
   }
+  if (streamed_band(T) != 0) return streamed_plan(T, N, K, multiprocessors);
   const MatmulTile* best = tiled_tiles;
   for (const MatmulTile& tile : tiled_tiles)
     if (tiled_cost(tile, T, N, multiprocessors) < tiled_cost(*best, T, N, multiprocessors)) best = &tile;
@@ -84,13 +160,35 @@ constexpr bool covers(const MatmulPlan& plan, int64_t T, int64_t N) {
   return rows >= N && rows - plan.tile.rows < N && tokens >= T && tokens - plan.tile.tokens < T;
 }
 
+// Bits do not depend on T within a band, every part of K has work, and prefill is never split.
+constexpr bool matmul_plan_is_sound(int64_t T, int64_t N, int64_t K, int multiprocessors) {
+  const MatmulPlan plan = matmul_plan(T, N, K, multiprocessors);
+  if (!covers(plan, T, N) || plan.splits < 1 || plan.splits > ceil_div(K, matmul_slab)) return false;
+  if (T <= most_skinny_tokens) return plan.token_blocks == 1 && plan.splits == skinny_splits(N, K, multiprocessors);
+  const int64_t band = streamed_band(T);
+  return plan.splits == (band == 0 ? 1 : matmul_plan(band, N, K, multiprocessors).splits);
+}
+
 constexpr bool matmul_plans_are_sound(int64_t N, int64_t K) {
   for (int multiprocessors : {1, 3, 16, 108, 132})
-    for (int64_t T : {1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 1000, 8192}) {
-      const MatmulPlan plan = matmul_plan(T, N, K, multiprocessors);
-      const bool skinny = T <= most_skinny_tokens;
-      if (!covers(plan, T, N) || plan.splits != (skinny ? skinny_splits(N, K, multiprocessors) : 1)) return false;
-      if (skinny && plan.token_blocks != 1) return false;
+    for (int64_t T : {1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 1000, 8192})
+      if (!matmul_plan_is_sound(T, N, K, multiprocessors)) return false;
+  return true;
+}
+
+// Less than 8 MB of weights, a few microseconds, are too little to keep a GPU busy with.
+constexpr int64_t least_that_matters = int64_t{4} << 20;  // N · K
+
+// At least 0.85 of the multiprocessors have work, in every wave but the last even two blocks each, and over all waves
+// half of the places are taken.
+constexpr bool matmul_fills(int64_t N, int64_t K) {
+  if (N * K < least_that_matters) return true;
+  for (int64_t multiprocessors : {108, 132})
+    for (int64_t T : {33, 64, 65, 128, 129, 256}) {
+      const MatmulPlan plan = matmul_plan(T, N, K, static_cast<int>(multiprocessors));
+      const int64_t blocks = plan.row_blocks * plan.token_blocks * plan.splits;
+      const int64_t places = matmul_resident * multiprocessors;
+      if (100 * blocks < 85 * multiprocessors || 2 * blocks < places * ceil_div(blocks, places)) return false;
     }
   return true;
 }
@@ -100,5 +198,24 @@ static_assert(matmul_plans_are_sound(16, 8) && matmul_plans_are_sound(896, 4864)
               matmul_plans_are_sound(8192, 29568) && matmul_plans_are_sound(152064, 8192));
 static_assert(skinny_splits(896, 4864, 132) == 2 && skinny_splits(896, 896, 132) == 1 &&
               skinny_splits(152064, 8192, 132) == 1 && skinny_splits(16, 1 << 20, 132) == most_splits);
+// What the tests of linear and swiglu count on, on emulated devices.
+constexpr bool splits_on_small_devices(int64_t T, int64_t N, int64_t K) {
+  for (int multiprocessors : {2, 3, 7})
+    if (matmul_plan(T, N, K, multiprocessors).splits < 2) return false;
+  return true;
+}
+static_assert(splits_on_small_devices(40, 80, 1032) && splits_on_small_devices(64, 80, 1032) &&
+              splits_on_small_devices(100, 80, 1544) && splits_on_small_devices(128, 144, 2056) &&
+              splits_on_small_devices(150, 80, 2056));
+
+// qkv, o, gate and up, down and the LM head of 0.5B, 1.5B, 7B and 72B.
+static_assert(matmul_fills(1152, 896) && matmul_fills(896, 896) && matmul_fills(9728, 896) &&
+              matmul_fills(896, 4864) && matmul_fills(151936, 896));
+static_assert(matmul_fills(2048, 1536) && matmul_fills(1536, 1536) && matmul_fills(17920, 1536) &&
+              matmul_fills(1536, 8960) && matmul_fills(151936, 1536));
+static_assert(matmul_fills(4608, 3584) && matmul_fills(3584, 3584) && matmul_fills(37888, 3584) &&
+              matmul_fills(3584, 18944) && matmul_fills(152064, 3584));
+static_assert(matmul_fills(10240, 8192) && matmul_fills(8192, 8192) && matmul_fills(59136, 8192) &&
+              matmul_fills(8192, 29568) && matmul_fills(152064, 8192));
 
 }  // namespace qwen2::cuda

@@ -49,15 +49,10 @@ struct SkinnyHalf {
   uint4 weight[Shape::row_tiles][2];
 };
 
-struct SkinnySums {
-  float2* partial;     // [splits][row blocks][pairs of a block], where splits > 1
-  unsigned* counters;  // [row blocks]
-};
-
 // One warp's way through its slabs: every skinny_warps-th one.
 template <typename Shape>
 struct SkinnyWarp {
-  static constexpr int stride = skinny_warps * skinny_slab;  // of k, between its slabs
+  static constexpr int stride = skinny_warps * matmul_slab;  // of k, between its slabs
   const char* weight;  // the block's rows
   const char* x;
   // In bytes, of 32 bits, from what is the same for all lanes: registers are what limits the bytes in flight.
@@ -66,9 +61,9 @@ struct SkinnyWarp {
   int tokens;  // that exist from token g on
   int left;    // k from there on; zeros are read beyond
 
-  __device__ SkinnyWarp(const Product& product, int first_slab, int end_slab) {
+  __device__ SkinnyWarp(const Product& product, const MatmulPart& part) {
     const int g = lane_index() / 4, t = lane_index() % 4, first_row = static_cast<int>(blockIdx.x) * Shape::rows;
-    const int first_k = (first_slab + warp_index()) * skinny_slab + 8 * t;
+    const int first_k = (part.first_slab + warp_index()) * matmul_slab + 8 * t;
     const unsigned row_bytes = product.K * sizeof(bf16), token_bytes = product.x_stride * sizeof(bf16);
     weight = reinterpret_cast<const char*>(product.weight + int64_t{first_row} * product.K);
     x = reinterpret_cast<const char*>(product.x);
@@ -79,7 +74,7 @@ struct SkinnyWarp {
     next_tile = product.rows - first_row > 16 ? 16 * row_bytes : 0;
     next_tokens = 8 * token_bytes;
     tokens = product.tokens - g;
-    left = min(product.K, end_slab * skinny_slab) - first_k;
+    left = min(product.K, part.end_slab * matmul_slab) - first_k;
   }
 
   // The same for all lanes.
@@ -141,20 +136,6 @@ __device__ inline float2 skinny_block_sum(const SkinnyShared<Shape>& block, cons
   return sum;
 }
 
-// Whether this block is the last of its row block's splits to have written its partial sums, which are then all
-// visible.
-__device__ inline bool skinny_last_to_arrive(unsigned& arrived, unsigned* counters) {
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    arrived = atomicAdd(&counters[blockIdx.x], 1u);
-    if (arrived == gridDim.y - 1) counters[blockIdx.x] = 0;
-  }
-  __syncthreads();
-  __threadfence();
-  return arrived == gridDim.y - 1;
-}
-
 template <typename Shape, typename Finish>
 __device__ inline void skinny_store(const Product& product, const Finish& finish, const SkinnyPair& pair, float2 sum) {
   if (pair.token >= product.tokens) return;
@@ -169,14 +150,13 @@ __device__ inline void skinny_store(const Product& product, const Finish& finish
 
 // One block: Shape::rows rows, all tokens, one of gridDim.y parts of K.
 template <typename Shape, typename Finish>
-__global__ void __launch_bounds__(Shape::threads, skinny_resident)
-    skinny_kernel(Product product, Finish finish, SkinnySums splits) {
+__global__ void __launch_bounds__(Shape::threads, matmul_resident)
+    skinny_kernel(Product product, Finish finish, SplitSums<float2> splits) {
   auto& block = shared<SkinnyShared<Shape>>();
-  const int slabs = (product.K + skinny_slab - 1) / skinny_slab, parts = static_cast<int>(gridDim.y);
-  const int part = static_cast<int>(blockIdx.y);
-  SkinnyWarp<Shape> warp(product, slabs * part / parts, slabs * (part + 1) / parts);
+  const int parts = static_cast<int>(gridDim.y), part = static_cast<int>(blockIdx.y);
+  SkinnyWarp<Shape> warp(product, MatmulPart::of_block(product.K));
 
-  const auto k_of = [](unsigned half) { return half / 2 * SkinnyWarp<Shape>::stride + half % 2 * skinny_slab / 2; };
+  const auto k_of = [](unsigned half) { return half / 2 * SkinnyWarp<Shape>::stride + half % 2 * matmul_slab / 2; };
   SkinnyHalf<Shape> halves[Shape::flight];
 #pragma unroll
   for (unsigned h = 0; h < Shape::flight; ++h) warp.load(halves[h], k_of(h));
@@ -207,7 +187,7 @@ __global__ void __launch_bounds__(Shape::threads, skinny_resident)
       partial[part * part_pairs + i] = sum;
     }
   }
-  if (parts == 1 || !skinny_last_to_arrive(block.arrived, splits.counters)) return;
+  if (parts == 1 || !last_to_arrive(block.arrived, splits.counters)) return;
   for (int i = static_cast<int>(threadIdx.x); i < Shape::pairs; i += Shape::threads) {
     float2 sum = partial[i];
     for (int p = 1; p < parts; ++p) {
@@ -220,18 +200,12 @@ __global__ void __launch_bounds__(Shape::threads, skinny_resident)
 
 template <typename Shape, typename Finish>
 void launch_skinny(Context& context, const Product& product, const Finish& finish, const MatmulPlan& plan) {
-  SkinnySums splits{};
-  if (plan.splits > 1) {
-    splits.partial = static_cast<float2*>(context.workspace(static_cast<size_t>(plan.splits * plan.row_blocks) *
-                                                            Shape::pairs * sizeof(float2)));
-    splits.counters = context.counters();
-  }
   launch(context, skinny_kernel<Shape, Finish>,
          {.blocks = {static_cast<unsigned>(plan.row_blocks), static_cast<unsigned>(plan.splits)},
           .threads = Shape::threads,
           .shared_bytes = sizeof(SkinnyShared<Shape>),
           .dependent = true},
-         product, finish, splits);
+         product, finish, split_sums<float2>(context, plan.splits, plan.row_blocks, Shape::pairs));
 }
 
 }  // namespace qwen2::cuda

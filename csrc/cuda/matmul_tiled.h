@@ -1,18 +1,18 @@
-// Many tokens: x · weightᵀ bound by the tensor cores.
+// Many tokens: x · weightᵀ bound by the tensor cores or, up to 256 tokens, still by the bytes of the weights.
 //
 // x is operand A of mma.m16n8k16 and weights are B, both by ldmatrix from shared memory, where a ring of stages is
 // filled by cp.async: while one stage is multiplied, the next stages − 1 are on their way. What lies beyond the edges
-// of T, N and K is filled with zeros. Sums go over k in one order, whatever the tile.
+// of T, N and K is filled with zeros. Sums go over k in one order, whatever the tile. Where tiles alone leave
+// multiprocessors idle, K is split over blocks too (matmul_plan.h).
 //
 // In shared memory the 16-byte chunks of a row are permuted (chunk XOR row, over 128 bytes), so that the eight rows
 // that one phase of ldmatrix or of a copy touches lie in different banks.
 //
-// A 128 × 128 tile takes 64 KB in 4 stages of 32 k and 64 sums a thread: two blocks a multiprocessor where it has the
+// A 128 × 128 tile takes 80 KB in 5 stages of 32 k and 64 sums a thread: two blocks a multiprocessor where it has the
 // shared memory (A100, H100), so that one multiplies while the other waits at its barrier. A step of 16 k is 6 ldmatrix
-// for 16 mma a warp.
+// for 16 mma a warp. All but one stage is in flight: 32 KB of weights a block, of 64 × 64 deep too; 40 KB of 128 × 64
+// deep.
 #pragma once
-
-#include <algorithm>
 
 #include "cuda/launch.h"
 #include "cuda/matmul.h"
@@ -166,27 +166,61 @@ __device__ inline void store_tile(const TiledOutput<Shape, Finish>& tile, const 
 
 template <typename Shape, typename Finish>
 struct TiledShared {
-  static constexpr size_t bytes =
-      std::max(sizeof(TiledStage<Shape>) * Shape::stages, sizeof(TiledOutput<Shape, Finish>));
-  TiledStage<Shape> stages[Shape::stages];
+  union {
+    TiledStage<Shape> stages[Shape::stages];
+    TiledOutput<Shape, Finish> output;
+  };
+  unsigned arrived;
 };
 
-// One block: one tile over all of K.
-template <typename Shape, typename Finish>
-__global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
-    tiled_kernel(Product product, Finish finish, bool vectors) {
-  auto& stages = shared<TiledShared<Shape, Finish>>().stages;
-  const TiledPlace place = TiledPlace::of<Shape>(product);
-  const int steps = (product.K + Shape::k - 1) / Shape::k;
+// A thread's sums of a tile, four at a time.
+template <typename Shape>
+constexpr int tiled_quads = Shape::token_tiles * Shape::groups * 2;
+
+template <typename Shape, typename Visit>
+__device__ inline void each_quad(TiledSums<Shape>& sums, const Visit& visit) {
+#pragma unroll
+  for (int q = 0; q < tiled_quads<Shape>; ++q)
+    visit(sums[q / 2 / Shape::groups][q / 2 % Shape::groups][q % 2], q * Shape::threads);
+}
+
+// Leaves a part's sums in the workspace. The last block of the tile gets the sums over all parts, and only it goes on.
+template <typename Shape>
+__device__ inline bool add_parts(TiledSums<Shape>& sums, const SplitSums<float4>& splits, unsigned& arrived) {
+  constexpr int tile_quads = tiled_quads<Shape> * Shape::threads;
+  const int64_t part_quads = int64_t{gridDim.x} * tile_quads;
+  float4* const partial = splits.partial + int64_t{blockIdx.x} * tile_quads + threadIdx.x;
+  each_quad<Shape>(sums, [&](const float(&quad)[4], int at) {
+    partial[blockIdx.y * part_quads + at] = make_float4(quad[0], quad[1], quad[2], quad[3]);
+  });
+  if (!last_to_arrive(arrived, splits.counters)) return false;
+  each_quad<Shape>(sums, [](float(&quad)[4], int) { quad[0] = quad[1] = quad[2] = quad[3] = 0; });
+#pragma unroll 1
+  for (int part = 0; part < static_cast<int>(gridDim.y); ++part)
+    each_quad<Shape>(sums, [&](float(&quad)[4], int at) {
+      const float4 more = partial[part * part_quads + at];
+      quad[0] += more.x, quad[1] += more.y, quad[2] += more.z, quad[3] += more.w;
+    });
+  return true;
+}
+
+// One block's sums of one tile over its part of K.
+template <typename Shape>
+__device__ inline void multiply_tile(TiledSums<Shape>& sums, TiledStage<Shape> (&stages)[Shape::stages],
+                                     const Product& product, const TiledPlace& place) {
+  const MatmulPart part = MatmulPart::of_block(product.K);
+  const int first_k = part.first_slab * matmul_slab, end_k = min(product.K, part.end_slab * matmul_slab);
+  const int steps = (end_k - first_k + Shape::k - 1) / Shape::k;
   const auto copy_weight = [&](int step) {
     if (step < steps)
       copy_tile<Shape::rows, Shape::k, Shape::threads>(stages[step % Shape::stages].weight, product.weight, product.K,
-                                                       place.first_row, product.rows, step * Shape::k, product.K);
+                                                       place.first_row, product.rows, first_k + step * Shape::k, end_k);
   };
   const auto copy_x = [&](int step) {
     if (step < steps)
       copy_tile<Shape::tokens, Shape::k, Shape::threads>(stages[step % Shape::stages].x, product.x, product.x_stride,
-                                                         place.first_token, product.tokens, step * Shape::k, product.K);
+                                                         place.first_token, product.tokens, first_k + step * Shape::k,
+                                                         end_k);
   };
 
   constexpr int ahead = Shape::stages - 1;
@@ -199,7 +233,6 @@ __global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
     copy_x(step);
     cp_async_commit();
   }
-  TiledSums<Shape> sums = {};
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<ahead - 1>();
     __syncthreads();
@@ -211,11 +244,22 @@ __global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
     multiply_stage<Shape>(sums, stages[step % Shape::stages]);
   }
   cp_async_wait<0>();
+}
+
+// One block: one tile, over one of gridDim.y parts of K.
+template <typename Shape, typename Finish>
+__global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
+    tiled_kernel(Product product, Finish finish, bool vectors, SplitSums<float4> splits) {
+  auto& block = shared<TiledShared<Shape, Finish>>();
+  const TiledPlace place = TiledPlace::of<Shape>(product);
+  TiledSums<Shape> sums = {};
+  multiply_tile<Shape>(sums, block.stages, product, place);
+  if (gridDim.y > 1 && !add_parts<Shape>(sums, splits, block.arrived)) return;
   __syncthreads();
-  auto& tile = shared<TiledOutput<Shape, Finish>>();
-  finish_tile<Shape>(tile, sums, finish, place.first_row / matmul_group);
+  finish_tile<Shape>(block.output, sums, finish, place.first_row / matmul_group);
   __syncthreads();
-  store_tile<Shape>(tile, finish, place.first_token, product.tokens, place.first_row / 2 * Finish::outputs, vectors);
+  store_tile<Shape>(block.output, finish, place.first_token, product.tokens, place.first_row / 2 * Finish::outputs,
+                    vectors);
 }
 
 template <typename Shape, typename Finish>
@@ -223,12 +267,14 @@ void launch_tiled(Context& context, const Product& product, const Finish& finish
   using Out = typename Finish::Out;
   const bool vectors = reinterpret_cast<uintptr_t>(finish.out.data) % 16 == 0 &&
                        finish.out.stride * static_cast<int64_t>(sizeof(Out)) % 16 == 0;
+  const int64_t tiles = plan.row_blocks * plan.token_blocks;
   launch(context, tiled_kernel<Shape, Finish>,
-         {.blocks = static_cast<unsigned>(plan.row_blocks * plan.token_blocks),
+         {.blocks = {static_cast<unsigned>(tiles), static_cast<unsigned>(plan.splits)},
           .threads = Shape::threads,
-          .shared_bytes = TiledShared<Shape, Finish>::bytes,
+          .shared_bytes = sizeof(TiledShared<Shape, Finish>),
           .dependent = true},
-         product, finish, vectors);
+         product, finish, vectors,
+         split_sums<float4>(context, plan.splits, tiles, tiled_quads<Shape> * Shape::threads));
 }
 
 }  // namespace qwen2::cuda

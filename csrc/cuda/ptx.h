@@ -72,13 +72,13 @@ __device__ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row QWEN2
 
 // --- Asynchronous copies ---------------------------------------------------------------------------------------------
 
-// 16 bytes from global to shared memory, past L1; of the source, the first `source_bytes` (0 or 16), zeros for the rest.
+// 16 bytes from global to shared memory, past L1, the whole 128-byte line into L2; of the source, the first `source_bytes` (0 or 16), zeros for the rest.
 // A source of no bytes is not read, but its address must be one of global memory.
 __device__ inline void cp_async_16(void* to, const void* from, uint32_t source_bytes QWEN2_SITE) {
 #if defined(QWEN2_EMULATED)
   emulation::async_copy(to, from, 16, source_bytes, site);
 #else
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from), "r"(source_bytes)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from), "r"(source_bytes)
                : "memory");
 #endif
 }

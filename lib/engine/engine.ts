@@ -37,16 +37,36 @@ export class Engine {
   #loop: Promise<void> | undefined;
   #disposed: Promise<void> | undefined;
 
-  constructor({ device, stream, config, weights, plan, activation, capture = true }: EngineParts) {
+  /** @throws out_of_memory */
+  static async create(parts: EngineParts): Promise<Engine> {
+    const { device, config, plan, activation } = parts;
+    const cache = await KvCache.allocate(device, config, activation, plan.cacheBlocks);
+    let workspace: Workspace | undefined;
+    try {
+      workspace = await Workspace.allocate(device, config, plan.limits, activation);
+      return new Engine(parts, cache, workspace);
+    } catch (error) {
+      await Promise.all([cache.dispose(), workspace?.dispose()]);
+      throw error;
+    }
+  }
+
+  private constructor(
+    { device, stream, config, weights, plan, capture = true }: EngineParts,
+    cache: KvCache,
+    workspace: Workspace,
+  ) {
     this.plan = plan;
     this.#stream = stream;
     const { limits, cacheBlocks } = plan;
-    const cache = new KvCache(device, config, activation, cacheBlocks);
-    const workspace = new Workspace(device, config, limits, activation);
-    const inputs = new StepInputs(device, limits);
+    const inputs = new StepInputs(device, stream, limits);
     const model = new Qwen2(config, weights, cache, workspace, device, stream);
     const sampler = new Sampler(device, stream, config.vocabularySize, limits.sequences);
-    this.#runner = new Runner(device, stream, model, inputs, sampler, { logitRows: limits.logitRows, capture });
+    this.#runner = new Runner(device, stream, model, inputs, sampler, {
+      sequences: limits.sequences,
+      logitRows: limits.logitRows,
+      capture,
+    });
     this.#scheduler = new Scheduler(limits, new BlockAllocator(cacheBlocks, blockSize));
     this.#memory = [this.#runner, sampler, model, inputs, workspace, cache];
   }

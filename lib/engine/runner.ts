@@ -18,6 +18,9 @@ export interface StepOutcome {
 
 /** Carries out steps on the device: uploads them, runs the decoder, samples. */
 export class Runner {
+  readonly #device: Device;
+  /** Of a step, at most. */
+  readonly #sequences: number;
   readonly #stream: Stream;
   readonly #model: Qwen2;
   readonly #inputs: StepInputs;
@@ -26,7 +29,7 @@ export class Runner {
   readonly #rows: Tensor;
   readonly #promptOutputs: PromptOutputs;
   readonly #uploadedBlocks: { blocks: readonly number[]; count: number }[] = [];
-  /** Captured steps of one token a sequence, by the number of sequences. */
+  /** Captured steps of one token a sequence, by the number of rows. */
   readonly #graphs = new Map<number, Graph>();
   readonly #capture: boolean;
   /** The sequences whose newest tokens the last step chose and left in the step's ids, by row. */
@@ -39,8 +42,10 @@ export class Runner {
     model: Qwen2,
     inputs: StepInputs,
     sampler: Sampler,
-    { logitRows, capture }: { logitRows: number; capture: boolean },
+    { sequences, logitRows, capture }: { sequences: number; logitRows: number; capture: boolean },
   ) {
+    this.#device = device;
+    this.#sequences = sequences;
     this.#stream = stream;
     this.#model = model;
     this.#inputs = inputs;
@@ -52,8 +57,9 @@ export class Runner {
 
   /** Computes a step, delivers what listeners want of prompts, and returns the chosen tokens. */
   async run(entries: readonly StepEntry[]): Promise<StepOutcome[]> {
-    const step = this.#upload(entries);
     const isDecode = entries.every(({ sequence }) => sequence.pending === 1 && !wantsPrompt(sequence));
+    const rows = isDecode ? Math.min(this.#device.paddedRows(entries.length), this.#sequences) : entries.length;
+    const step = this.#upload(entries, rows);
     const sampled = isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
     // The earliest error of the stream names the operation; downloads behind it only repeat it.
     const [results] = await Promise.all([sampled, this.#stream.synchronized()]);
@@ -73,10 +79,10 @@ export class Runner {
     await Promise.all([this.#rows.storage.dispose(), this.#promptOutputs.dispose()]);
   }
 
-  /** One token of every sequence: the whole decoder in one call, from the second time on. */
+  /** One token of every sequence, and padding: the whole decoder in one call, from the second time on. */
   #decode(step: Step, entries: readonly StepEntry[]) {
-    const count = entries.length;
-    this.#uploadRows(Int32Array.from(entries, (_, row) => row));
+    const count = step.ids.shape[0]!;
+    this.#uploadRows(Int32Array.from({ length: count }, (_, row) => row));
     const rows = this.#rows.narrow(0, 0, count);
     const enqueue = () => {
       this.#model.forward(this.#stream, step);
@@ -85,7 +91,7 @@ export class Runner {
     if (this.#capture) this.#stream.launch(this.#graph(count, enqueue));
     else enqueue();
     const sequences = entries.map(({ sequence }) => sequence);
-    return this.#sample(this.#model.logitsView(count), sequences);
+    return this.#sample(this.#model.logitsView(sequences.length), sequences);
   }
 
   #graph(count: number, enqueue: () => void): Graph {
@@ -166,11 +172,11 @@ export class Runner {
     this.#stream.upload(this.#rows.narrow(0, 0, rows.length), rows);
   }
 
-  #upload(entries: readonly StepEntry[]): Step {
+  #upload(entries: readonly StepEntry[], rows: number): Step {
     for (const [row, { sequence }] of entries.entries()) this.#uploadBlocks(row, sequence.blocks);
     const idsAreThere = this.#hasTokensOf(entries);
     this.#chosen = [];
-    return this.#inputs.upload(this.#stream, hostStep(entries), idsAreThere);
+    return this.#inputs.upload(this.#stream, hostStep(entries, rows), idsAreThere);
   }
 
   /** Whether the step's ids are what the last step chose, row by row: they are on the device then. */
@@ -196,14 +202,15 @@ function wantsPrompt({ request, listener, delivered, promptLength }: Sequence): 
   return listener.onPromptLogits !== undefined || request.parameters.promptLogprobs !== undefined;
 }
 
-function hostStep(entries: readonly StepEntry[]): HostStep {
-  const total = entries.reduce((sum, { count }) => sum + count, 0);
+/** The step of the entries, and after them of sequences without a context that have one token each, up to `rows`. */
+function hostStep(entries: readonly StepEntry[], rows: number): HostStep {
+  const total = entries.reduce((sum, { count }) => sum + count, 0) + rows - entries.length;
   const host = {
     ids: new Int32Array(total),
     positions: new Int32Array(total),
-    slots: new Int32Array(total),
-    queryStarts: new Int32Array(entries.length + 1),
-    contextLengths: new Int32Array(entries.length),
+    slots: new Int32Array(total).fill(padding),
+    queryStarts: new Int32Array(rows + 1),
+    contextLengths: new Int32Array(rows),
   };
   let at = 0;
   for (const [row, { sequence, count }] of entries.entries()) {
@@ -216,8 +223,12 @@ function hostStep(entries: readonly StepEntry[]): HostStep {
     host.queryStarts[row + 1] = at;
     host.contextLengths[row] = computed + count;
   }
+  for (let row = entries.length; row < rows; row++) host.queryStarts[row + 1] = ++at;
   return host;
 }
+
+/** The slot of a token whose keys and values nobody needs. */
+const padding = -1;
 
 /** What the caller asked to hear of a chosen token. */
 function reported({ request }: Sequence, { token, logprob, rank, topIds, topLogprobs }: Sampled): Logprobs | undefined {

@@ -79,7 +79,7 @@ export async function loadModel(source: string | RandomModel, options: LoadOptio
     if (loadedTokenizer.status === 'rejected') throw loadedTokenizer.reason;
     throwIfAborted(options.signal, 'Loading');
     const { capture } = options;
-    const engine = new Engine({ device, stream, config, weights, plan, activation, capture });
+    const engine = await Engine.create({ device, stream, config, weights, plan, activation, capture });
     const loadSeconds = (performance.now() - started) / 1000;
     const { generationConfig } = origin;
     return new Model({ config, generationConfig, device, stream, weights, engine, tokenizer, loadSeconds });

@@ -1,6 +1,5 @@
 import type { Qwen2Config } from '../checkpoint/config.js';
 import type { Device } from '../native/device.js';
-
 import { type DType, Tensor } from '../native/tensor.js';
 
 /** Tokens a block holds: small enough that a sequence wastes little, a multiple of every device's tile of keys. */
@@ -11,13 +10,24 @@ export class KvCache {
   readonly blocks: number;
   readonly layers: readonly Tensor[];
 
-  constructor(device: Device, config: Qwen2Config, activation: DType, blocks: number) {
+  private constructor(blocks: number, layers: readonly Tensor[]) {
     this.blocks = blocks;
+    this.layers = layers;
+  }
+
+  /** @throws out_of_memory */
+  static async allocate(device: Device, config: Qwen2Config, activation: DType, blocks: number): Promise<KvCache> {
     const bytes = device.kvBlockBytes(activation, config.numKvHeads, config.headDim, blockSize);
-    this.layers = Array.from(
-      { length: config.numHiddenLayers },
-      () => new Tensor(device.allocate(blocks * bytes), 'u8', [blocks, bytes]),
-    );
+    const layers: Tensor[] = [];
+    const cache = new KvCache(blocks, layers);
+    try {
+      while (layers.length < config.numHiddenLayers)
+        layers.push(new Tensor(await device.allocateInBackground(blocks * bytes), 'u8', [blocks, bytes]));
+    } catch (error) {
+      await cache.dispose();
+      throw error;
+    }
+    return cache;
   }
 
   /** Bytes that a block takes in all layers together. */

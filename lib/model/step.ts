@@ -45,7 +45,7 @@ export interface HostStep {
 export class StepInputs {
   readonly #all: Step;
 
-  constructor(device: Device, { tokens, sequences, blocksPerSequence }: StepLimits) {
+  constructor(device: Device, stream: Stream, { tokens, sequences, blocksPerSequence }: StepLimits) {
     const i32 = (...shape: number[]) => device.tensor('i32', shape);
     this.#all = {
       ids: i32(tokens),
@@ -55,6 +55,8 @@ export class StepInputs {
       contextLengths: i32(sequences),
       blockTables: i32(sequences, blocksPerSequence),
     };
+    // Where ids stay on the device, those of padding are whatever was there: ids, from the beginning.
+    stream.upload(this.#all.ids, new Int32Array(tokens));
   }
 
   /** The step of so many tokens and sequences. */

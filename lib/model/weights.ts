@@ -4,7 +4,7 @@ import { type LoadProgress, WeightLoader, type WeightTarget } from '../checkpoin
 import type { Device } from '../native/device.js';
 import { Qwen2Error } from '../native/errors.js';
 import type { Stream } from '../native/stream.js';
-import type { Tensor } from '../native/tensor.js';
+import { dtypeBytes, Tensor } from '../native/tensor.js';
 import { type SourceTensor, sourceTensors } from './names.js';
 
 /** The model's tensors on a device, by the targets of names.ts. */
@@ -137,7 +137,7 @@ async function allocate(device: Device, config: Qwen2Config): Promise<Map<string
   freeBesideWeights(device, config);
   const tensors = new Map<string, Tensor>();
   try {
-    for (const [target, shape] of targetShapes(config)) tensors.set(target, allocateTarget(device, shape));
+    for (const [target, shape] of targetShapes(config)) tensors.set(target, await allocateTarget(device, shape));
   } catch (error) {
     await new Weights(tensors).dispose();
     throw error;
@@ -145,10 +145,13 @@ async function allocate(device: Device, config: Qwen2Config): Promise<Map<string
   return tensors;
 }
 
-function allocateTarget(device: Device, { part, rows, columns }: TargetShape): Tensor {
+async function allocateTarget(device: Device, { part, rows, columns }: TargetShape): Promise<Tensor> {
   if (part === 'norm' || part === 'qkvBias') return device.tensor('f32', [rows]);
-  if (part === 'embedding') return device.tensor('bf16', [rows, columns]);
-  return device.weight(part === 'gateUp' ? 'swigluWeight' : 'linearWeight', rows, columns);
+  if (part === 'embedding')
+    return new Tensor(await device.allocateInBackground(rows * columns * dtypeBytes.bf16), 'bf16', [rows, columns]);
+  const storage = await device.allocateInBackground(device.packedBytes(rows, columns));
+  const layout = part === 'gateUp' ? 'swigluWeight' : 'linearWeight';
+  return new Tensor(storage, 'bf16', [rows, columns], { layout });
 }
 
 function target(checkpoint: Checkpoint, source: SourceTensor, tensors: ReadonlyMap<string, Tensor>): WeightTarget {

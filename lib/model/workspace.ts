@@ -1,5 +1,6 @@
 import type { Qwen2Config } from '../checkpoint/config.js';
 import type { Device } from '../native/device.js';
+import type { Storage } from '../native/storage.js';
 import { type DType, dtypeBytes, Tensor } from '../native/tensor.js';
 import type { StepLimits } from './step.js';
 
@@ -31,17 +32,28 @@ export interface HeadActivations {
 
 /** Where a step's activations are: one block of memory, whose size follows from the config and the limits alone. */
 export class Workspace {
-  readonly #arena: Tensor;
+  readonly #arena: Storage;
   readonly #config: Qwen2Config;
   readonly #layout: ArenaLayout;
   /** Rows that can get logits at once. */
   readonly logitRows: number;
 
-  constructor(device: Device, config: Qwen2Config, limits: StepLimits, activation: DType) {
+  private constructor(config: Qwen2Config, layout: ArenaLayout, logitRows: number, arena: Storage) {
     this.#config = config;
-    this.#layout = layOut(config, limits, activation);
-    this.logitRows = limits.logitRows;
-    this.#arena = device.tensor('u8', [this.#layout.bytes]);
+    this.#layout = layout;
+    this.logitRows = logitRows;
+    this.#arena = arena;
+  }
+
+  /** @throws out_of_memory */
+  static async allocate(
+    device: Device,
+    config: Qwen2Config,
+    limits: StepLimits,
+    activation: DType,
+  ): Promise<Workspace> {
+    const layout = layOut(config, limits, activation);
+    return new Workspace(config, layout, limits.logitRows, await device.allocateInBackground(layout.bytes));
   }
 
   static bytes(config: Qwen2Config, limits: StepLimits, activation: DType): number {
@@ -73,12 +85,12 @@ export class Workspace {
   }
 
   dispose(): Promise<void> {
-    return this.#arena.storage.dispose();
+    return this.#arena.dispose();
   }
 
   #tensor(name: ArenaPart, rows: number, columns: number): Tensor {
     const { offset, dtype } = this.#layout.parts[name];
-    return new Tensor(this.#arena.storage, dtype, [rows, columns], { byteOffset: offset });
+    return new Tensor(this.#arena, dtype, [rows, columns], { byteOffset: offset });
   }
 }
 

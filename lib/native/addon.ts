@@ -46,6 +46,7 @@ export interface NativeAddon {
   kvBlockBytes(device: number, dtype: number, kvHeads: number, headDim: number, blockSize: number): number;
 
   allocate(device: number, bytes: number): number;
+  allocateInBackground(device: number, bytes: number): Promise<number>;
   release(storage: number): Promise<void>;
 
   createStream(device: number): number;

@@ -55,7 +55,12 @@ export class Device {
 
   /** Memory of `bytes` bytes of undefined content. @throws out_of_memory */
   allocate(bytes: number): Storage {
-    return new Storage(this.#id, bytes);
+    return new Storage(nativeAddon().allocate(this.#id, bytes), bytes);
+  }
+
+  /** The same, for pieces so large that a GPU's driver takes milliseconds to map them. */
+  async allocateInBackground(bytes: number): Promise<Storage> {
+    return new Storage(await nativeAddon().allocateInBackground(this.#id, bytes), bytes);
   }
 
   /** A new tensor in a storage of its own. */
@@ -77,6 +82,15 @@ export class Device {
   /** Bytes that `blockSize` tokens take in the KV cache of one layer. */
   kvBlockBytes(dtype: DType, kvHeads: number, headDim: number, blockSize: number): number {
     return nativeAddon().kvBlockBytes(this.#id, dtypeIndex[dtype], kvHeads, headDim, blockSize);
+  }
+
+  /**
+   * How many rows a captured step of so many is padded to. A GPU is given few sizes, because a captured step takes time
+   * and memory, and its rows run side by side; on a host every row is work, and a captured step is a list.
+   */
+  paddedRows(rows: number): number {
+    if (!this.name.startsWith('cuda')) return rows;
+    return rows <= 8 ? 2 ** Math.ceil(Math.log2(rows)) : 8 * Math.ceil(rows / 8);
   }
 
   /** Returns the host memory that uploads passed through. */

@@ -6,8 +6,8 @@ export class Storage {
   readonly bytes: number;
   #released: Promise<void> | undefined;
 
-  constructor(device: number, bytes: number) {
-    this.id = nativeAddon().allocate(device, bytes);
+  constructor(id: number, bytes: number) {
+    this.id = id;
     this.bytes = bytes;
   }
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { availableParallelism } from 'node:os';
 import { nativeAddon } from '../../lib/native/addon.js';
 import { Device, listDevices, measureDevice, openDevice } from '../../lib/native/device.js';
+import { devicesUnderTest, isCuda, reference, requireDevice, withBench } from '../support/opBench.js';
 import { failure, hostDevices } from '../support/streamWork.js';
 
 /** Why CUDA can't be used here, or undefined. */
@@ -131,4 +132,19 @@ describe('device: limits', () => {
 
   it('of `reference` are none', () =>
     assert.rejects(measureDevice('reference'), failure('unsupported', /the reference device is a specification/)));
+});
+
+describe('device: captured steps', () => {
+  const rows = [1, 2, 3, 5, 8, 9, 16, 17, 255];
+  for (const device of new Set([reference, ...devicesUnderTest]))
+    it(`are padded to few sizes on a GPU and not on a host: ${device.title}`, function () {
+      requireDevice(this, device);
+      return withBench(device, async (bench) => {
+        const padded = isCuda(device) ? [1, 2, 4, 8, 8, 16, 16, 24, 256] : rows;
+        assert.deepEqual(
+          rows.map((count) => bench.device.paddedRows(count)),
+          padded,
+        );
+      });
+    });
 });

@@ -12,6 +12,7 @@ import {
 } from '../support/opBench.js';
 import { products } from '../support/opModels.js';
 import { type Activation, afterRounding, heldAs, once, sumError } from '../support/precision.js';
+import { splitBands } from '../support/splitBands.js';
 import { uniforms } from '../support/uniforms.js';
 import { assertRefused, refusalOf } from '../support/vectorLoads.js';
 
@@ -43,6 +44,11 @@ const cases: Case[] = [
   { title: 'a long K of few rows', T: 5, K: 6152, N: 20, bias: true },
   { title: 'more tokens than a tile', T: 70, K: 72, N: 136, bias: true },
   { title: 'more tokens than a tile, strided rows', T: 70, K: 200, N: 70, bias: true, out: 'f32', gap: 8 },
+  { title: 'a long K of a tile of tokens', T: 40, K: 1032, N: 70, bias: true },
+  { title: 'a long K of a tile of tokens, strided rows', T: 64, K: 1544, N: 129, bias: true, out: 'f32', gap: 8 },
+  { title: 'a long K of two tiles of tokens', T: 100, K: 1544, N: 80, out: 'f32' },
+  { title: 'a long K of two tiles of rows', T: 128, K: 2056, N: 139, bias: true },
+  { title: 'a long K of three tiles of tokens', T: 150, K: 2056, N: 75, bias: true },
   { title: 'many tokens and rows', T: 200, K: 40, N: 600, out: 'f32' },
   { title: 'more tiles of tokens than run together', T: 1100, K: 8, N: 136, bias: true },
   { title: 'a slice of columns exactly', T: 3, K: 1024, N: 20 },
@@ -133,6 +139,7 @@ interface Company {
   threads: readonly number[];
   T: number;
   K: number;
+  N: number;
   /** First rows and numbers of rows that are multiplied alone. */
   parts: readonly (readonly [number, number])[];
 }
@@ -163,22 +170,26 @@ const companies: Company[] = [
       threads: [1, 2, 3, 7],
       T: 31,
       K,
+      N: 130,
       parts: upTo32,
     })),
   ),
-  // On CUDA two families of kernels have an order each; with K = 4168 sums are split over blocks.
-  ...devicesUnderTest.filter(isCuda).flatMap((device) => [
-    { device, threads: [1], T: 31, K: 104, parts: upTo32 },
-    { device, threads: [1], T: 31, K: 4168, parts: upTo32 },
-    { device, threads: [1], T: 150, K: 104, parts: above32 },
-  ]),
+  // On CUDA sums are split over blocks where K is long, in a way for each band of T; where it is short, T of more than
+  // 32 is one band.
+  ...devicesUnderTest
+    .filter(isCuda)
+    .flatMap((device) => [
+      { device, threads: [1], T: 31, K: 104, N: 34, parts: upTo32 },
+      { device, threads: [1], T: 31, K: 4168, N: 34, parts: upTo32 },
+      { device, threads: [1], T: 150, K: 104, N: 34, parts: above32 },
+      ...splitBands.map((band) => ({ device, threads: [1], N: 70, ...band })),
+    ]),
 ];
 
 describe('linear', () => {
-  for (const { device, threads, T, K, parts } of companies)
+  for (const { device, threads, T, K, N, parts } of companies)
     it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}`, async function () {
       requireDevice(this, device);
-      const N = isCuda(device) ? 34 : 130;
       const call = withValues({ title: '', T, K, N, bias: true, out: 'f32' });
       const multiply = (threads: number, row = 0, rows = T) =>
         withBench({ ...device, threads }, async (bench) => {
@@ -214,6 +225,37 @@ describe('linear', () => {
           });
         assertSameBits(await twice(false), await twice(true));
       });
+});
+
+/** Products of which sums are split over blocks: they share memory for partial sums, and counters. */
+const split = [
+  { T: 40, K: 1032, N: 70 },
+  { T: 5, K: 4168, N: 20 },
+  { T: 100, K: 1544, N: 80 },
+  { T: 40, K: 1032, N: 70 },
+  { T: 150, K: 2056, N: 75 },
+];
+
+describe('linear, one product behind another', () => {
+  for (const device of devicesUnderTest.filter(isCuda))
+    it(`keeps products apart that are split over blocks, on ${device.title}`, async function () {
+      requireDevice(this, device);
+      const calls = split.map((shape) => withValues({ title: '', ...shape, bias: true, out: 'f32' }));
+      const multiply = (apart: boolean) =>
+        withBench(device, async (bench) => {
+          const all = calls.map((call) => prepare(bench, 'bf16', call));
+          for (const args of all) {
+            bench.run('linear', args);
+            if (apart) await bench.stream.synchronized();
+          }
+          const results = [];
+          for (const { out } of all) results.push(await bench.read(out));
+          return results;
+        });
+      const [together, alone] = [await multiply(false), await multiply(true)];
+      for (const [i, result] of together.entries()) assertSameBits(result, alone[i]!, `product ${i}`);
+      assertSameBits(together[3]!, together[0]!);
+    });
 });
 
 describeContract({

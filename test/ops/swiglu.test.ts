@@ -13,6 +13,7 @@ import {
 } from '../support/opBench.js';
 import { type Products, products, silu } from '../support/opModels.js';
 import { type Activation, afterRounding, heldAs, sumError } from '../support/precision.js';
+import { splitBands } from '../support/splitBands.js';
 import { uniforms } from '../support/uniforms.js';
 import { assertRefused, refusalOf } from '../support/vectorLoads.js';
 
@@ -40,6 +41,10 @@ const cases: Case[] = [
   ...[1, 9, 17, 33].map((T) => ({ title: `${T} tokens, whole vectors`, T, K: 72, I: 37, gap: 8 })),
   { title: 'a long K of few rows', T: 5, K: 4168, I: 13 },
   { title: 'more tokens than a tile', T: 70, K: 136, I: 80 },
+  { title: 'a long K of a tile of tokens', T: 40, K: 1032, I: 37 },
+  { title: 'a long K of two tiles of tokens', T: 100, K: 1544, I: 37, gap: 8 },
+  { title: 'a long K of two tiles of rows', T: 128, K: 2056, I: 69 },
+  { title: 'a long K of three tiles of tokens', T: 150, K: 2056, I: 37 },
   { title: 'many tokens and rows', T: 200, K: 40, I: 300 },
   { title: 'f32 weights in parts, whole vectors', T: 3, K: 24, I: 100, source: { dtype: 'f32', first: 45 } },
   { title: 'more tokens than a panel is multiplied with at once', T: 520, K: 4, I: 40 },
@@ -181,12 +186,16 @@ const companies: Company[] = [
     I: 1000,
     parts: upTo32,
   })),
-  // On CUDA two families of kernels have an order each; with K = 4168 sums are split over blocks.
-  ...devicesUnderTest.filter(isCuda).flatMap((device) => [
-    { device, threads: [1], T: 31, K: 104, I: 20, parts: upTo32 },
-    { device, threads: [1], T: 31, K: 4168, I: 20, parts: upTo32 },
-    { device, threads: [1], T: 150, K: 104, I: 100, parts: above32 },
-  ]),
+  // On CUDA sums are split over blocks where K is long, in a way for each band of T; where it is short, T of more than
+  // 32 is one band.
+  ...devicesUnderTest
+    .filter(isCuda)
+    .flatMap((device) => [
+      { device, threads: [1], T: 31, K: 104, I: 20, parts: upTo32 },
+      { device, threads: [1], T: 31, K: 4168, I: 20, parts: upTo32 },
+      { device, threads: [1], T: 150, K: 104, I: 100, parts: above32 },
+      ...splitBands.map((band) => ({ device, threads: [1], I: 37, ...band })),
+    ]),
 ];
 
 describe('swiglu', () => {

@@ -54,7 +54,7 @@ export class EngineBench {
     const stream = device.createStream();
     const weights = await loadWeights(checkpoint, device, stream);
     const plan = planMemory(device, config, dtype, device.describe().freeBytes, { contextLength: 256, ...options });
-    const engine = new Engine({ device, stream, config, weights, plan, activation: dtype, capture });
+    const engine = await Engine.create({ device, stream, config, weights, plan, activation: dtype, capture });
     const makeModel = async () => {
       const tokenizer = await loadTokenizer(folder);
       // The device outlives the model, to be asked what memory is left.

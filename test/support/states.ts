@@ -21,9 +21,9 @@ export async function observeStates(
   const device = Device.open('reference');
   const stream = device.createStream();
   const weights = await loadWeights(checkpoint, device, stream);
-  const cache = new KvCache(device, config, 'f32', blocksPerSequence);
-  const workspace = new Workspace(device, config, limits, 'f32');
-  const inputs = new StepInputs(device, limits);
+  const cache = await KvCache.allocate(device, config, 'f32', blocksPerSequence);
+  const workspace = await Workspace.allocate(device, config, limits, 'f32');
+  const inputs = new StepInputs(device, stream, limits);
   const rows = device.tensor('i32', [T]);
   const model = new Qwen2(config, weights, cache, workspace, device, stream);
   try {

@@ -2,9 +2,9 @@
 // linear_pack:  weight[row_offset + r, :] = source[r, :], in the device's own layout
 //
 // Accumulated in fp32 and rounded once, to the dtype of `out` (f32 for the LM head). The order of summation over k does
-// not depend on T: a row gives the same bits alone and in company. On CUDA this holds within two families of kernels, T
-// of 32 and less and T of more. Rows of x and out may be strided; CUDA devices take K in multiples of 8 and rows of x
-// at multiples of 16 bytes.
+// not depend on T: a row gives the same bits alone and in company. On CUDA this holds within each of five bands of T: to
+// 32, 64, 128, 256, and more. Rows of x and out may be strided; CUDA devices take K in multiples of 8 and rows of x at
+// multiples of 16 bytes.
 // Tolerance against float64: one rounding of the output plus K · 2⁻²⁴ · Σ|x·w|.
 #pragma once
 

@@ -2,8 +2,8 @@
 // swiglu_pack:  rows row_offset … of gate (part 0) or up (part 1) of the weight = source, in the device's own layout
 //
 // SwiGLU (arXiv:2002.05202) with gate and up as one weight, so that neither product is ever written to memory.
-// Accumulated in fp32 and rounded once. The order of summation does not depend on T, on CUDA within T of 32 and less
-// and within T of more. CUDA devices take K in multiples of 8 and rows of x at multiples of 16 bytes.
+// Accumulated in fp32 and rounded once. The order of summation does not depend on T, on CUDA within each of five bands
+// of T: to 32, 64, 128, 256, and more. CUDA devices take K in multiples of 8 and rows of x at multiples of 16 bytes.
 // Tolerance against float64: one rounding of the output plus K · 2⁻²⁴ of the sums' magnitudes, carried through silu.
 #pragma once
 
