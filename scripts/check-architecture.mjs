@@ -14,6 +14,7 @@ const nativeRooms = {
   cpu: ['core'],
   cuda: ['core'],
   'cuda/ptx.h': ['core', 'emulation'], // beside an instruction, its emulation
+  'cuda/ptx_sm90.h': ['core', 'emulation'],
   emulation: ['core'],
   'emulation/selftest': ['core', 'cuda'], // kernels that try what the emulation promises
   ops: ['core', 'reference', 'cpu', 'cuda'],

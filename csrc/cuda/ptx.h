@@ -1,4 +1,4 @@
-// All inline PTX: one instruction a function, its emulation beside it. Names and layouts are the PTX ISA's.
+// All inline PTX, with ptx_sm90.h: one instruction a function, its emulation beside it. Names and layouts are the PTX ISA's.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,7 +8,6 @@
 #include "core/dtype.h"
 
 #if defined(QWEN2_EMULATED)
-#include "emulation/bulk.h"
 #include "emulation/tensor_core.h"
 #define QWEN2_SITE , qwen2_site site = qwen2_site::here()
 #define QWEN2_ONLY_SITE qwen2_site site = qwen2_site::here()
@@ -37,11 +36,14 @@ __device__ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const
 #endif
 }
 
-#if !defined(QWEN2_EMULATED)
+// The address of what is in shared memory, as instructions and descriptors take it.
 __device__ inline uint32_t shared_address(const void* pointer) {
+#if defined(QWEN2_EMULATED)
+  return emulation::shared_address(pointer);
+#else
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
 #endif
+}
 
 // Four 8×8 matrices of 16-bit elements from shared memory. Lane 8i + r gives the address of row r of matrix i; a lane
 // receives elements (lane / 4, 2 · (lane % 4) and the next) of matrix i in r[i].
@@ -97,133 +99,6 @@ __device__ inline void cp_async_wait(QWEN2_ONLY_SITE) {
   emulation::async_wait(groups, site);
 #else
   asm volatile("cp.async.wait_group %0;\n" ::"n"(groups) : "memory");
-#endif
-}
-
-// --- Asynchronous copies of Hopper (compute capability 9.0) ------------------------------------------------------------
-
-// A barrier in shared memory, whose phases complete when `count` arrivals, and the bytes that copies bring, are there.
-__device__ inline void mbarrier_init(uint64_t* barrier, uint32_t count QWEN2_SITE) {
-#if defined(QWEN2_EMULATED)
-  emulation::mbarrier_init(barrier, count, site);
-#elif __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(count) : "memory");
-#else
-  __trap();
-#endif
-}
-
-__device__ inline void mbarrier_arrive(uint64_t* barrier QWEN2_SITE) {
-#if defined(QWEN2_EMULATED)
-  emulation::mbarrier_arrive(barrier, site);
-#elif __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier)) : "memory");
-#else
-  __trap();
-#endif
-}
-
-// An arrival after which the phase waits for so many bytes more.
-__device__ inline void mbarrier_arrive_expect_tx(uint64_t* barrier, uint32_t bytes QWEN2_SITE) {
-#if defined(QWEN2_EMULATED)
-  emulation::mbarrier_arrive_expect_bytes(barrier, bytes, site);
-#elif __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(bytes)
-               : "memory");
-#else
-  __trap();
-#endif
-}
-
-// Waits until the phase of this parity has completed: 0 for the first, 1 for the second, 0 for the third …
-__device__ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity QWEN2_SITE) {
-#if defined(QWEN2_EMULATED)
-  emulation::mbarrier_wait(barrier, parity, site);
-#elif __CUDA_ARCH__ >= 900
-  uint32_t done = 0;
-  while (done == 0)
-    asm volatile(
-        "{\n.reg .pred p;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n}\n"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-#else
-  __trap();
-#endif
-}
-
-// Global to shared memory; completes on the barrier. Addresses and size are multiples of 16.
-__device__ inline void cp_async_bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* barrier QWEN2_SITE) {
-#if defined(QWEN2_EMULATED)
-  emulation::bulk_load(to, from, bytes, barrier, site);
-#elif __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
-                   shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
-#else
-  __trap();
-#endif
-}
-
-// Shared to global memory, of what was written before the last fence_proxy_async.
-__device__ inline void cp_async_bulk_store(void* to, const void* from, uint32_t bytes QWEN2_SITE) {
-#if defined(QWEN2_EMULATED)
-  emulation::bulk_store(to, from, bytes, site);
-#elif __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(to), "r"(shared_address(from)),
-               "r"(bytes)
-               : "memory");
-#else
-  __trap();
-#endif
-}
-
-__device__ inline void cp_async_bulk_commit() {
-#if defined(QWEN2_EMULATED)
-  emulation::bulk_commit();
-#elif __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.commit_group;\n" ::: "memory");
-#else
-  __trap();
-#endif
-}
-
-// Waits until at most `groups` of this thread's groups of stores, the latest, are in flight.
-template <int groups>
-__device__ inline void cp_async_bulk_wait(QWEN2_ONLY_SITE) {
-#if defined(QWEN2_EMULATED)
-  emulation::bulk_wait(groups, site);
-#elif __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.wait_group %0;\n" ::"n"(groups) : "memory");
-#else
-  __trap();
-#endif
-}
-
-// Makes this thread's writes to shared memory visible to asynchronous copies.
-__device__ inline void fence_proxy_async() {
-#if defined(QWEN2_EMULATED)
-  emulation::fence_proxy_async();
-#elif __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
-#else
-  __trap();
-#endif
-}
-
-// The transpose of ldmatrix's way: four 8×8 matrices to shared memory; lane 8i + r gives the address of row r of matrix i.
-__device__ inline void stmatrix_x4(void* row, const uint32_t (&r)[4] QWEN2_SITE) {
-#if defined(QWEN2_EMULATED)
-  emulation::store_matrix(r, 4, row, false, site);
-#elif __CUDA_ARCH__ >= 900
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(shared_address(row)),
-               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
-               : "memory");
-#else
-  __trap();
 #endif
 }
 

@@ -1,6 +1,7 @@
 #include "emulation/bulk.h"
 
 #include <cstring>
+#include <utility>
 
 namespace qwen2::emulation {
 namespace {
@@ -57,23 +58,40 @@ void mbarrier_wait(uint64_t* barrier, uint32_t parity, Site site) {
   wait_for("a memory barrier", [state, parity] { return state->completed_phases % 2 != parity; }, site);
 }
 
-void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* barrier, Site site) {
-  check_bulk(to, from, bytes, site);
+std::byte* proxy_view(Block& block) {
+  if (block.proxy_view.empty()) block.proxy_view.assign(block.shared->bytes(), std::byte{poison_byte});
+  return block.proxy_view.data();
+}
+
+void load_to_shared(void* to, uint32_t bytes, uint64_t* barrier, std::function<void(std::byte*)> read, Site site) {
   MemoryBarrier* state = &barrier_at(barrier, "copies", site);
+  if (!state->fenced)
+    fault("copies at %s:%d onto a memory barrier that no fence_proxy_async has made visible to copies", site.file,
+          site.line);
+  Block* block = current->block;
+  std::byte* view = proxy_view(*block) + (static_cast<std::byte*>(to) - block->shared->data());
   std::memset(to, poison_byte, bytes);
-  defer([=] {
-    std::memcpy(to, from, bytes);
+  std::memset(view, poison_byte, bytes);
+  ++block->loads_in_flight;
+  defer([=, read = std::move(read)] {
+    read(view);
+    std::memcpy(to, view, bytes);
+    --block->loads_in_flight;
     state->pending_bytes -= bytes;
     complete_if_done(*state);
   });
 }
 
+void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* barrier, Site site) {
+  check_bulk(to, from, bytes, site);
+  load_to_shared(to, bytes, barrier, [=](std::byte* at) { std::memcpy(at, from, bytes); }, site);
+}
+
 void bulk_store(void* to, const void* from, uint32_t bytes, Site site) {
   check_bulk(from, to, bytes, site);
-  const Block& block = *current->block;
-  const auto offset = static_cast<size_t>(static_cast<const std::byte*>(from) - block.shared->data());
-  std::vector<std::byte> seen(bytes, std::byte{poison_byte});
-  if (!block.proxy_view.empty()) std::memcpy(seen.data(), block.proxy_view.data() + offset, bytes);
+  Block& block = *current->block;
+  const std::byte* view = proxy_view(block) + (static_cast<const std::byte*>(from) - block.shared->data());
+  std::vector<std::byte> seen(view, view + bytes);
   current->open_stores.push_back([to, seen = std::move(seen)] { std::memcpy(to, seen.data(), seen.size()); });
 }
 
@@ -94,6 +112,7 @@ void bulk_wait(uint32_t groups, Site site) {
 void fence_proxy_async() {
   Block& block = *current->block;
   block.proxy_view.assign(block.shared->data(), block.shared->data() + block.shared->bytes());
+  for (auto& [address, barrier] : block.memory_barriers) barrier.fenced = true;
 }
 
 }  // namespace qwen2::emulation

@@ -19,15 +19,6 @@ Thread* current = nullptr;
 Block::Block() = default;
 Block::~Block() = default;
 
-namespace {
-
-std::string name_of(const Thread& thread) {
-  const uint3 &b = thread.block->index, &t = thread.index;
-  char text[128];
-  std::snprintf(text, sizeof text, "thread (%u, %u, %u) of block (%u, %u, %u)", t.x, t.y, t.z, b.x, b.y, b.z);
-  return text;
-}
-
 std::string place_of(Site site) {
   const char* slash = std::strrchr(site.file ? site.file : "?", '/');
   return std::string(slash ? slash + 1 : site.file ? site.file : "?") + ":" + std::to_string(site.line);
@@ -35,6 +26,15 @@ std::string place_of(Site site) {
 
 bool same_place(Site a, Site b) {
   return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
+
+namespace {
+
+std::string name_of(const Thread& thread) {
+  const uint3 &b = thread.block->index, &t = thread.index;
+  char text[128];
+  std::snprintf(text, sizeof text, "thread (%u, %u, %u) of block (%u, %u, %u)", t.x, t.y, t.z, b.x, b.y, b.z);
+  return text;
 }
 
 // The threads that wait for their turn. All of them are on one stack of the host at a time.
@@ -111,7 +111,9 @@ void Executor::run(const std::vector<std::unique_ptr<Grid>>& grids) {
   }
   const AccessFaults catch_faults;
   const char* access = catch_faults.run([&] { run_to_end(grids); });
-  if (access != nullptr) give_up(name_of(*std::exchange(current, nullptr)) + " " + access);
+  if (access == nullptr) return;
+  const Thread* thread = std::exchange(current, nullptr);
+  give_up((thread ? name_of(*thread) : "an asynchronous copy") + " " + access);
 }
 
 void Executor::run_to_end(const std::vector<std::unique_ptr<Grid>>& grids) {
@@ -166,6 +168,8 @@ void Executor::begin_block(Grid& grid) {
   block->released_dependents = false;
   block->memory_barriers.clear();
   block->proxy_view.clear();
+  block->loads_in_flight = 0;
+  block->warpgroups.clear();
   block->barriers.assign(16, {});
   block->warps.assign((block->live + 31) / 32, {});
   if (!block->shared || block->shared->bytes() != grid.shared_bytes)
@@ -183,6 +187,7 @@ void Executor::begin_block(Grid& grid) {
     thread.copy_groups.clear();
     thread.open_stores.clear();
     thread.store_groups.clear();
+    thread.products_in_flight = 0;
     thread.fiber.start(thread_main, &thread);
     make_ready(&thread);
   }
@@ -195,6 +200,8 @@ void Executor::thread_main(void* argument) {
   if (!thread.open_copies.empty() || !thread.copy_groups.empty() || !thread.open_stores.empty() ||
       !thread.store_groups.empty())
     executor().end_with(name_of(thread) + " ends while asynchronous copies that it issued are in flight");
+  if (thread.products_in_flight > 0)
+    executor().end_with(name_of(thread) + " ends while products of its warpgroup are in flight");
   thread.state = Thread::State::finished;
 }
 
@@ -210,6 +217,7 @@ void Executor::finish_thread(Thread& thread) {
 void Executor::finish_block(Block& block) {
   if (!block.shared->slack_is_intact())
     give_up("shared memory was written beyond the " + std::to_string(block.shared->bytes()) + " bytes of the launch");
+  if (block.loads_in_flight > 0) give_up("a block ends while copies to its shared memory are in flight");
   for (const Barrier& barrier : block.barriers)
     if (barrier.arrived != 0)
       give_up("a block ends with " + std::to_string(barrier.arrived) + " arrivals at a barrier, first at " +
@@ -336,48 +344,8 @@ void warp_operation(const char* name, uint32_t mask, void* operand, WarpCompute 
     if (lanes[lane] != nullptr && lanes[lane] != &self) executor().make_ready_first(lanes[lane]);
 }
 
-namespace {
-
-// Counts an arrival; true if it was the last.
-bool arrive(Barrier& barrier, uint32_t id, uint32_t count, Site site) {
-  const uint32_t expected = count == 0 ? static_cast<uint32_t>(current->block->grid->thread_count()) : count;
-  if (barrier.arrived == 0) {
-    barrier.expected = expected;
-    barrier.first_site = site;
-    barrier.first_rank = current->rank;
-  } else if (barrier.expected != expected || (count == 0 && !same_place(barrier.first_site, site))) {
-    fault("is at barrier %u at %s, while thread %u of its block is at %s: the barrier is divergent", id,
-          place_of(site).c_str(), barrier.first_rank, place_of(barrier.first_site).c_str());
-  }
-  return ++barrier.arrived == barrier.expected;
-}
-
-void release(Barrier& barrier) {
-  std::vector<Thread*> waiting;
-  waiting.swap(barrier.waiting);
-  barrier.arrived = 0;
-  for (Thread* thread : waiting) executor().make_ready(thread);
-}
-
-}  // namespace
-
-void barrier_wait(uint32_t id, uint32_t count, Site site) {
-  Barrier& barrier = current->block->barriers.at(id);
-  if (arrive(barrier, id, count, site)) {
-    release(barrier);
-    // Its own turn comes like everybody's: going on at once would hide what the others may do first.
-    executor().make_ready(current);
-    executor().park(Thread::State::ready, "its turn", site);
-    return;
-  }
-  barrier.waiting.push_back(current);
-  executor().park(Thread::State::barrier, "a barrier", site);
-}
-
-void barrier_arrive(uint32_t id, uint32_t count, Site site) {
-  Barrier& barrier = current->block->barriers.at(id);
-  if (arrive(barrier, id, count, site)) release(barrier);
-}
+void park(Thread::State state, const char* what, Site site) { executor().park(state, what, site); }
+void make_ready(Thread* thread) { executor().make_ready(thread); }
 
 void wait_late(const char* what, Site site) { executor().park(Thread::State::late, what, site); }
 
@@ -390,42 +358,6 @@ void wait_for(const char* what, std::function<bool()> condition, Site site) {
 void defer(std::function<void()> work) {
   if (options().copies == Copies::immediate) return work();
   executor().defer(std::move(work));
-}
-
-namespace {
-
-void land(const AsyncCopy& copy) {
-  std::memcpy(copy.to, copy.from, copy.source_bytes);
-  std::memset(static_cast<std::byte*>(copy.to) + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
-}
-
-}  // namespace
-
-void async_copy(void* to, const void* from, uint32_t bytes, uint32_t source_bytes, Site site) {
-  if (!current->block->shared->contains(to, bytes))
-    fault("copies to %p at %s, which is not in its block's shared memory", to, place_of(site).c_str());
-  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || (source_bytes > 0 && reinterpret_cast<uintptr_t>(from) % bytes != 0))
-    fault("copies %u bytes at %s between addresses that are not multiples of that", bytes, place_of(site).c_str());
-  const AsyncCopy copy{to, from, bytes, source_bytes};
-  const bool at_once = options().copies == Copies::immediate ||
-                       (options().copies == Copies::random && random_below(2) == 0);
-  if (at_once) return land(copy);
-  std::memset(to, poison_byte, bytes);
-  current->open_copies.push_back(copy);
-}
-
-void async_commit() {
-  current->copy_groups.push_back(std::move(current->open_copies));
-  current->open_copies.clear();
-}
-
-void async_wait(uint32_t groups_in_flight, Site site) {
-  if (current->copy_groups.size() <= groups_in_flight) return;
-  if (options().copies != Copies::immediate) wait_late("asynchronous copies", site);
-  while (current->copy_groups.size() > groups_in_flight) {
-    for (const AsyncCopy& copy : current->copy_groups.front()) land(copy);
-    current->copy_groups.pop_front();
-  }
 }
 
 void release_dependents() {

@@ -26,6 +26,8 @@ struct Site {
   int line;
   static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
+bool same_place(Site a, Site b);
+std::string place_of(Site site);  // "rope.cu:12"
 
 // What a kernel did wrong.
 struct Fault : std::runtime_error {
@@ -57,6 +59,7 @@ struct AsyncCopy {
 
 struct Block;
 struct MemoryBarrier;
+struct Warpgroup;
 
 struct Thread {
   enum class State { ready, barrier, warp, late, polling, finished };
@@ -74,6 +77,7 @@ struct Thread {
   std::deque<std::vector<AsyncCopy>> copy_groups;
   std::vector<std::function<void()>> open_stores;  // the same of bulk stores
   std::deque<std::vector<std::function<void()>>> store_groups;
+  size_t products_in_flight = 0;  // of its warpgroup
 
   uint32_t lane() const { return rank % 32; }
 };
@@ -101,7 +105,9 @@ struct Block {
   std::vector<Barrier> barriers;
   std::unique_ptr<GuardedMemory> shared;
   std::map<const void*, MemoryBarrier> memory_barriers;
-  std::vector<std::byte> proxy_view;  // shared memory as asynchronous copies see it
+  std::vector<std::byte> proxy_view;  // shared memory as the asynchronous proxy sees it; empty: all poison
+  uint32_t loads_in_flight = 0;       // of the asynchronous proxy to shared memory
+  std::map<uint32_t, std::shared_ptr<Warpgroup>> warpgroups;
   bool released_dependents = false;
 
   Block();
@@ -124,6 +130,9 @@ void barrier_wait(uint32_t id, uint32_t count, Site site);
 // Counts towards a barrier without waiting.
 void barrier_arrive(uint32_t id, uint32_t count, Site site);
 
+// Parks the thread that runs, until somebody makes it ready.
+void park(Thread::State state, const char* what, Site site);
+void make_ready(Thread* thread);
 // Waits until nothing else can run: what may happen as late as that, does.
 void wait_late(const char* what, Site site);
 // Waits for a condition that other threads make true.

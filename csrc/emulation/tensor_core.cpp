@@ -80,6 +80,12 @@ void store(void* const (&operands)[32], uint32_t) {
 
 }  // namespace
 
+uint32_t shared_address(const void* pointer) {
+  const GuardedMemory& shared = *current->block->shared;
+  if (!shared.contains(pointer, 0)) fault("takes the shared address of %p, which is not in its block's shared memory", pointer);
+  return shared_base + static_cast<uint32_t>(static_cast<const std::byte*>(pointer) - shared.data());
+}
+
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
   MmaOperand operand{d, a, b};
   warp_operation("mma", 0xFFFFFFFFu, &operand, multiply, site);

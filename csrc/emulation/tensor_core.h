@@ -7,6 +7,10 @@
 
 namespace qwen2::emulation {
 
+// Addresses of shared memory, as instructions take them, begin here: the first KiB is the system's, as on Hopper.
+constexpr uint32_t shared_base = 1024;
+uint32_t shared_address(const void* pointer);
+
 // d = a · b + d for bf16 a[16, 16] and b[16, 8], fp32 d[16, 8] (PTX ISA, mma.m16n8k16). With g = lane / 4 and
 // t = 2 · (lane % 4), a lane holds
 //   a: (g, t…) (g + 8, t…) (g, t + 8…) (g + 8, t + 8…), two columns a register

@@ -33,6 +33,21 @@ const reports: Record<string, RegExp> = {
   use_after_free: /accesses 0x[0-9a-f]+, where no memory is/,
   matrix_row_misaligned: /whose address is not a multiple of 16/,
   barrier_expects_too_many_bytes: /deadlock.* waits for a memory barrier at bulk_copies\.cu:\d+/,
+  memory_barrier_that_copies_can_not_see: /onto a memory barrier that no fence_proxy_async has made visible/,
+  box_is_not_waited_for: /a block ends while copies to its shared memory are in flight/,
+  box_misaligned: /copies a box to shared address 1152 at .*tensor_copies\.cu:\d+/,
+  tensor_map_of_rows_not_aligned: /no tensor map of 20 x 72 bf16 in rows of 76, in boxes of 16 rows/,
+  wgmma_before_its_operands_are_there:
+    /waited for wgmma of .*wgmma\.cu:\d+, whose operands .* changed while it was in flight/,
+  stage_released_before_its_products_are_done: /whose operands in shared memory changed while it was in flight/,
+  wgmma_without_fence: /issues wgmma at .*wgmma\.cu:\d+ without a wgmma_fence of its accumulator/,
+  accumulators_written_after_fence: /on an accumulator that was written since its wgmma_fence/,
+  accumulators_written_in_flight: /an accumulator was written while products that add to it were in flight/,
+  wgmma_not_committed: /ends while products of its warpgroup are in flight/,
+  operands_written_without_proxy_fence: /an operand that threads wrote, without a fence_proxy_async since/,
+  warp_of_the_group_missing:
+    /deadlock.* waits for the other warps of its warpgroup to issue their products at wgmma\.cu:\d+/,
+  descriptors_of_lanes_disagree: /other descriptors or flags than the other lanes/,
   block_ends_while_its_store_is_in_flight: /ends while asynchronous copies that it issued are in flight/,
 };
 

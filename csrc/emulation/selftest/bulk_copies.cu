@@ -13,11 +13,14 @@ struct Shared {
   uint64_t arrived;
 };
 
-enum class Bug { none, wrong_parity, too_few_bytes, too_many_bytes, no_init_barrier, no_fence, no_store_wait };
+enum class Bug { none, wrong_parity, too_few_bytes, too_many_bytes, no_init_barrier, no_init_fence, no_fence, no_store_wait };
 
 __global__ void add_tiles_kernel(const int* in, int* out, Bug bug) {
   Shared& s = shared<Shared>();
-  if (threadIdx.x == 0) mbarrier_init(&s.arrived, 1);
+  if (threadIdx.x == 0) {
+    mbarrier_init(&s.arrived, 1);
+    if (bug != Bug::no_init_fence) fence_proxy_async();
+  }
   if (bug != Bug::no_init_barrier) __syncthreads();
   int sum = 0;
   for (uint32_t tile = 0; tile < tiles; ++tile) {
@@ -34,6 +37,7 @@ __global__ void add_tiles_kernel(const int* in, int* out, Bug bug) {
 }
 
 bool adds_up(Bench& bench, Bug bug) {
+  bench.needs(90, all_newer);
   int* out = bench.empty<int>(threads);
   launch(bench.context(), add_tiles_kernel, {.blocks = 1, .threads = threads, .shared_bytes = sizeof(Shared)},
          bench.from(counting(tiles * threads)), out, bug);
@@ -47,6 +51,7 @@ PLANTED(wait_for_the_wrong_parity) { return adds_up(bench, broken ? Bug::wrong_p
 PLANTED(barrier_expects_too_few_bytes) { return adds_up(bench, broken ? Bug::too_few_bytes : Bug::none); }
 PLANTED(barrier_expects_too_many_bytes) { return adds_up(bench, broken ? Bug::too_many_bytes : Bug::none); }
 PLANTED(memory_barrier_used_before_it_is_there) { return adds_up(bench, broken ? Bug::no_init_barrier : Bug::none); }
+PLANTED(memory_barrier_that_copies_can_not_see) { return adds_up(bench, broken ? Bug::no_init_fence : Bug::none); }
 
 __global__ void store_kernel(int* out, Bug bug) {
   Shared& s = shared<Shared>();
@@ -60,6 +65,7 @@ __global__ void store_kernel(int* out, Bug bug) {
 }
 
 bool stores(Bench& bench, Bug bug) {
+  bench.needs(90, all_newer);
   int* out = bench.empty<int>(threads);
   launch(bench.context(), store_kernel, {.blocks = 1, .threads = threads, .shared_bytes = sizeof(Shared)}, out, bug);
   return bench.read(out, threads) == counting(threads);

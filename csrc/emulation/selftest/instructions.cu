@@ -1,4 +1,4 @@
-// Every word of csrc/cuda/ptx.h against plain arithmetic on random operands. On a GPU this is the proof that what we
+// Words of csrc/cuda/ptx.h against plain arithmetic on random operands. On a GPU this is the proof that what we
 // remember of an instruction is what it does; the emulation can't give it, because both come from the same memory.
 #include "cuda/bf16.h"
 #include "emulation/selftest/selftest.h"
@@ -7,15 +7,6 @@ namespace qwen2::cuda::selftest {
 namespace {
 
 constexpr size_t lanes = 32;
-
-// Numbers of both signs and many magnitudes, a function of i.
-float random_float(uint32_t i) {
-  uint32_t z = i * 0x9E3779B9u + 0x85EBCA6Bu;
-  z = (z ^ z >> 15) * 0x2C1B3C6Du;
-  z ^= z >> 13;
-  const float fraction = static_cast<float>(z & 0xFFFFFFu) * 0x1p-24f + 0.5f;
-  return (z >> 31 ? -1.0f : 1.0f) * std::ldexp(fraction, static_cast<int>(z >> 24 & 31) - 16);
-}
 
 std::vector<float> random_floats(size_t count, uint32_t seed) {
   std::vector<float> values(count);
@@ -135,7 +126,10 @@ bool moves_matrices(Bench& bench, Way way, bool broken) {
 
 PLANTED(matrix_load) { return moves_matrices(bench, Way::load, broken); }
 PLANTED(matrix_load_transposed) { return moves_matrices(bench, Way::load_transposed, broken); }
-PLANTED(matrix_store) { return moves_matrices(bench, Way::store, broken); }
+PLANTED(matrix_store) {
+  bench.needs(90, all_newer);
+  return moves_matrices(bench, Way::store, broken);
+}
 
 // --- Tensor cores ------------------------------------------------------------------------------------------------------
 

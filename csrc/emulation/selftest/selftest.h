@@ -10,11 +10,18 @@
 #include <vector>
 
 #include "cuda/launch.h"
-#include "cuda/ptx.h"
+#include "cuda/ptx_sm90.h"
 #include "cuda/reduce.h"
 #include "cuda/shared.h"
+#include "cuda/tensor_map.h"
 
 namespace qwen2::cuda::selftest {
+
+// Compute capabilities without end.
+constexpr int all_newer = 1000;
+
+// Thrown where the device lacks a case's instructions.
+struct Absent {};
 
 // A device to launch on, and memory on it.
 class Bench {
@@ -25,6 +32,12 @@ class Bench {
   }
 
   Context& context() { return context_; }
+
+  // A case calls it first whose instructions are of these compute capabilities alone.
+  void needs(int from, int to) const {
+    const int here = device_.facts.compute_capability;
+    if (here < from || here > to) throw Absent{};
+  }
 
   // Poisoned device memory, as large as the vector, or with its contents.
   template <typename T>
@@ -80,6 +93,33 @@ struct Registered {
   static bool name(Bench& bench, bool broken);         \
   static const Registered registered_##name(#name, name); \
   static bool name(Bench& bench, bool broken)
+
+// The bug of a kernel whose bugs nvcc would warn of: a GPU runs right ones only, and is given no others.
+template <typename Bug>
+__device__ constexpr Bug planted([[maybe_unused]] Bug bug) {
+#if defined(QWEN2_EMULATED)
+  return bug;
+#else
+  return Bug{};
+#endif
+}
+
+// Numbers of both signs and many magnitudes, a function of i.
+inline float random_float(uint32_t i) {
+  uint32_t z = i * 0x9E3779B9u + 0x85EBCA6Bu;
+  z = (z ^ z >> 15) * 0x2C1B3C6Du;
+  z ^= z >> 13;
+  const float fraction = static_cast<float>(z & 0xFFFFFFu) * 0x1p-24f + 0.5f;
+  return (z >> 31 ? -1.0f : 1.0f) * std::ldexp(fraction, static_cast<int>(z >> 24 & 31) - 16);
+}
+
+// The same as bf16 between -1 and 1.
+inline std::vector<uint16_t> random_bf16(size_t count, uint32_t seed) {
+  std::vector<uint16_t> values(count);
+  for (size_t i = 0; i < count; ++i)
+    values[i] = to_bf16(std::remainder(random_float(static_cast<uint32_t>(i) + 65536 * seed), 2.0f)).bits;
+  return values;
+}
 
 // 0, 1, 2 …
 inline std::vector<int> counting(size_t count) {
