@@ -184,11 +184,11 @@ class Addon : public Napi::Addon<Addon> {
     return info.Env().Undefined();
   }
 
-  // (device, dtype, rows, columns)
+  // (device, dtype, rows, columns, group)
   Napi::Value packed_bytes(const Napi::CallbackInfo& info) {
     const std::shared_ptr<Device> device = devices_.get(info[0]);
     return number(info, static_cast<double>(device->api().packed_bytes(device->handle(), int32(info[1]),
-                                                                       int64(info[2]), int64(info[3]))));
+                                                                       int64(info[2]), int64(info[3]), int32(info[4]))));
   }
 
   // (device, dtype, kvHeads, headDim, blockSize)

@@ -25,7 +25,8 @@ int64_t whole(const OpInfo& op, const Field& field, double number, double low, d
 uint64_t extent(const Device& device, const Tensor& t) {
   if (t.elements() == 0) return 0;
   if (t.layout != Layout::strided)
-    return device.api().packed_bytes(device.handle(), static_cast<int32_t>(t.dtype), t.shape[0], t.shape[1]);
+    return device.api().packed_bytes(device.handle(), static_cast<int32_t>(t.dtype), t.shape[0], t.shape[1],
+                                     t.group);
   int64_t last = 0;
   for (int i = 0; i < t.rank; ++i) last += (t.shape[i] - 1) * t.strides[i];
   return static_cast<uint64_t>(last + 1) * static_cast<uint64_t>(size_of(t.dtype));
@@ -41,9 +42,13 @@ std::shared_ptr<Storage> read_tensor(const Device& device, const OpInfo& op, con
   const int64_t offset = whole(op, field, numbers[1], 0, static_cast<double>(storage->bytes()));
   t->data = static_cast<std::byte*>(storage->data()) + offset;
   t->bytes = static_cast<int64_t>(storage->bytes()) - offset;
-  t->dtype = static_cast<DType>(whole(op, field, numbers[2], 0, static_cast<double>(DType::u8)));
+  t->dtype = static_cast<DType>(whole(op, field, numbers[2], 0, static_cast<double>(last_dtype)));
   t->layout = static_cast<Layout>(whole(op, field, numbers[3], 0, static_cast<double>(Layout::swiglu_weight)));
   t->rank = static_cast<int32_t>(whole(op, field, numbers[4], 0, max_rank));
+  t->group = static_cast<int32_t>(whole(op, field, numbers[13], 0, 128));
+  if (is_quantized(t->dtype) ? t->layout == Layout::strided || !is_group(t->group) : t->group != 0)
+    fail("invalid_argument", "%s: %s is %s with groups of %d; packed int4 and int8 have groups of 32, 64 or 128, others none",
+         op.name, field.name, name_of(t->dtype), t->group);
   double elements = 1, reach = 1;
   for (int i = 0; i < t->rank; ++i) {
     t->shape[i] = whole(op, field, numbers[5 + i], 0, largest_exact);

@@ -9,7 +9,7 @@
 namespace qwen2::addon {
 
 // A tensor is this many numbers: storage id (0: absent), byte offset, dtype, layout, rank, shape × 4, strides × 4.
-constexpr int tensor_numbers = 13;
+constexpr int tensor_numbers = 14;
 
 using FindStorage = std::function<std::shared_ptr<Storage>(double id)>;
 

@@ -38,7 +38,7 @@ struct Rows {
     if (t.elements() == 0) count = 0;
     if (t.layout != Layout::strided) {
       length = static_cast<int64_t>(
-          device.api().packed_bytes(device.handle(), static_cast<int32_t>(t.dtype), t.shape[0], t.shape[1]));
+          device.api().packed_bytes(device.handle(), static_cast<int32_t>(t.dtype), t.shape[0], t.shape[1], t.group));
     } else {
       if (count > 0 && t.rank > 0) count = t.shape[0];
       length = count > 0 ? t.elements() / count * size_of(t.dtype) : 0;
@@ -52,7 +52,7 @@ struct Rows {
 
 std::string DTypes::to_string() const {
   std::string text;
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::i32, DType::u8}) {
+  for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::i32, DType::u8, DType::int4, DType::int8}) {
     if (!contains(dtype)) continue;
     if (!text.empty()) text += " or ";
     text += name_of(dtype);
@@ -70,6 +70,8 @@ void Contract::weight(const char* name, const Tensor& t, std::initializer_list<D
                       Layout layout) {
   dims(name, t, shape, dtypes);
   if (t.layout != layout) violated(std::string(name) + " must be a weight packed for this operation");
+  if (is_quantized(t.dtype) && t.shape[1] % t.group != 0)
+    violated(std::string(name) + " must have columns that are a multiple of its group of " + std::to_string(t.group));
 }
 
 void Contract::same_dtype(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b) {
@@ -121,6 +123,8 @@ void Contract::same_or_disjoint(const char* a_name, const Tensor& a, const char*
   if (a.data == b.data && (a.shape[0] <= 1 || a.strides[0] == b.strides[0])) return;
   if (overlap(a, b)) violated(std::string(a_name) + " must be " + b_name + " itself or not overlap it");
 }
+
+void Contract::flag(const char* name, int32_t value) { require(value == 0 || value == 1, "%s must be 0 or 1", name); }
 
 void Contract::require(bool condition, const char* format, ...) {
   if (condition) return;

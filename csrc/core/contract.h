@@ -60,6 +60,8 @@ class Contract {
   void alone(const char* name, const Tensor& t);
   void disjoint(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
   void same_or_disjoint(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
+  // An argument that is 0 or 1.
+  void flag(const char* name, int32_t value);
   // Fails with the message unless the condition holds. Formats like printf.
   void require(bool condition, const char* format, ...) __attribute__((format(printf, 3, 4)));
 

@@ -9,6 +9,7 @@ std::string to_string(const Tensor& t) {
   text += "[";
   for (int i = 0; i < t.rank; ++i) text += (i ? ", " : "") + std::to_string(t.shape[i]);
   text += "]";
+  if (is_quantized(t.dtype)) text += " in groups of " + std::to_string(t.group);
   if (t.layout != Layout::strided) return text + " packed";
   int64_t expected = 1;
   bool contiguous = true;

@@ -10,7 +10,7 @@
 namespace qwen2 {
 
 // Rises with every change of this file, of Tensor, or of the order or arguments of the operations.
-constexpr uint32_t device_api_version = 2;
+constexpr uint32_t device_api_version = 3;
 
 struct DeviceOptions {
   int32_t index;        // which of several devices of the kind
@@ -42,8 +42,9 @@ struct DeviceApi {
 
   int32_t (*allocate)(void* device, uint64_t bytes, void** memory, char* error, uint32_t error_size);
   void (*release)(void* device, void* memory, uint64_t bytes);
-  // Bytes of a weight [rows, columns] in the layout that linear_pack and swiglu_pack write.
-  uint64_t (*packed_bytes)(void* device, int32_t dtype, int64_t rows, int64_t columns);
+  // Bytes of a weight [rows, columns] in the layouts that the pack operations of its dtype (bf16, int4, int8) write;
+  // `group` is the tensor's.
+  uint64_t (*packed_bytes)(void* device, int32_t dtype, int64_t rows, int64_t columns, int32_t group);
   // Bytes of one block of the KV cache of one layer: keys and values of block_size tokens.
   uint64_t (*kv_block_bytes)(void* device, int32_t dtype, int32_t kv_heads, int32_t head_dim, int32_t block_size);
 

@@ -13,8 +13,17 @@
 
 namespace qwen2 {
 
-enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, i32 = 3, u8 = 4 };
+// int4 and int8 are what a packed weight holds: whole numbers with a scale, and a zero for int4, for each group of columns
+// of a row. They exist in packed layouts only.
+enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, i32 = 3, u8 = 4, int4 = 5, int8 = 6 };
+constexpr DType last_dtype = DType::int8;
 
+constexpr bool is_quantized(DType dtype) { return dtype == DType::int4 || dtype == DType::int8; }
+
+// Columns that may share a scale.
+constexpr bool is_group(int32_t group) { return group == 32 || group == 64 || group == 128; }
+
+// Of an element of a strided tensor; of packed ones packed_bytes knows.
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::f32:
@@ -24,6 +33,8 @@ constexpr int64_t size_of(DType dtype) {
     case DType::bf16:
       return 2;
     case DType::u8:
+    case DType::int4:
+    case DType::int8:
       return 1;
   }
   return 0;
@@ -41,6 +52,10 @@ constexpr const char* name_of(DType dtype) {
       return "i32";
     case DType::u8:
       return "u8";
+    case DType::int4:
+      return "int4";
+    case DType::int8:
+      return "int8";
   }
   return "?";
 }
@@ -70,6 +85,17 @@ static inline bf16 to_bf16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16)};
+}
+
+// Round to nearest, ties to even; beyond 65504 infinity.
+static inline f16 to_f16(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+  if (magnitude > 0x7F800000u) return {static_cast<uint16_t>(sign | 0x7E00u)};
+  if (magnitude >= 0x477FF000u) return {static_cast<uint16_t>(sign | 0x7C00u)};
+  // Below 2⁻¹⁴ an f16 counts in steps of 2⁻²⁴: adding 1/2 rounds to those, in the last bits of a float.
+  if (magnitude < 0x38800000u)
+    return {static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3F000000u))};
+  return {static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xFFFu + (magnitude >> 13 & 1u)) >> 13))};
 }
 
 template <typename T>

@@ -12,6 +12,7 @@ enum class Layout : int32_t {
   // Element [i, j, …] is at data + i·strides[0] + j·strides[1] + …
   strided = 0,
   // The device's own order for the weight of `linear`, written by `linear_pack`; only shape and dtype are public.
+  // That of int4 and int8 weights is written by the pack operations of these.
   linear_weight = 1,
   // The same for the fused gate and up weights of `swiglu`, written by `swiglu_pack`.
   swiglu_weight = 2,
@@ -25,7 +26,7 @@ struct Tensor {
   DType dtype;
   Layout layout;
   int32_t rank;
-  int32_t reserved;
+  int32_t group;  // of int4 and int8: columns that share a scale; otherwise 0
   int64_t shape[max_rank];
   int64_t strides[max_rank];  // in elements
 

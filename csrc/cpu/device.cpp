@@ -15,6 +15,7 @@
 #include "core/host_memory.h"
 #include "cpu/kv_cache.h"
 #include "cpu/limits.h"
+#include "cpu/quantized.h"
 
 namespace qwen2::cpu {
 namespace {
@@ -78,7 +79,8 @@ void release(void*, void* memory, uint64_t bytes) { release_host(memory, bytes);
 uint64_t round_up(int64_t value, int64_t unit) { return static_cast<uint64_t>((value + unit - 1) / unit * unit); }
 
 // Panels of 64 rows of column pairs (cpu/kernel.h).
-uint64_t packed_bytes(void*, int32_t, int64_t rows, int64_t columns) {
+uint64_t packed_bytes(void*, int32_t dtype, int64_t rows, int64_t columns, int32_t group) {
+  if (is_quantized(static_cast<DType>(dtype))) return quantized_bytes(static_cast<DType>(dtype), rows, columns, group);
   return round_up(rows, 64) * round_up(columns, 2) * sizeof(bf16);
 }
 

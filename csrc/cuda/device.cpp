@@ -6,6 +6,7 @@
 #include "core/guard.h"
 #include "cuda/context.h"
 #include "cuda/limits.h"
+#include "cuda/quantized.h"
 #include "cuda/status.h"
 
 namespace qwen2::cuda {
@@ -102,7 +103,8 @@ void release(void* device, void* memory, uint64_t bytes) {
 }
 
 // Rows in pairs of eight (gate and up, see csrc/cuda/matmul.h).
-uint64_t packed_bytes(void*, int32_t, int64_t rows, int64_t columns) {
+uint64_t packed_bytes(void*, int32_t dtype, int64_t rows, int64_t columns, int32_t group) {
+  if (is_quantized(static_cast<DType>(dtype))) return quantized_bytes(static_cast<DType>(dtype), rows, columns, group);
   return static_cast<uint64_t>((rows + 15) / 16 * 16) * static_cast<uint64_t>(columns) * sizeof(bf16);
 }
 

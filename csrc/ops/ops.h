@@ -9,11 +9,17 @@
 #include "ops/fill_random/fill_random.h"
 #include "ops/gather_rows/gather_rows.h"
 #include "ops/linear/linear.h"
+#include "ops/linear_int4/linear_int4.h"
+#include "ops/linear_int8/linear_int8.h"
+#include "ops/permute_columns/permute_columns.h"
+#include "ops/quantize_int4/quantize_int4.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope_and_cache/rope_and_cache.h"
 #include "ops/rope_table/rope_table.h"
 #include "ops/sample/sample.h"
+#include "ops/silu_mul/silu_mul.h"
 #include "ops/swiglu/swiglu.h"
+#include "ops/swiglu_int4/swiglu_int4.h"
 #include "ops/token_logprobs/token_logprobs.h"
 
 namespace qwen2 {

@@ -33,9 +33,12 @@ int32_t allocate(void*, uint64_t bytes, void** memory, char* error, uint32_t err
 
 void release(void*, void* memory, uint64_t bytes) { release_host(memory, bytes); }
 
-// Row-major, as in the checkpoint.
-uint64_t packed_bytes(void*, int32_t, int64_t rows, int64_t columns) {
-  return static_cast<uint64_t>(rows) * static_cast<uint64_t>(columns) * sizeof(bf16);
+// Row-major, as in the checkpoint; quantized weights as reference/quantized.h says.
+uint64_t packed_bytes(void*, int32_t dtype, int64_t rows, int64_t columns, int32_t group) {
+  const uint64_t elements = static_cast<uint64_t>(rows) * static_cast<uint64_t>(columns);
+  if (is_quantized(static_cast<DType>(dtype)))
+    return elements + elements / static_cast<uint64_t>(group) * (sizeof(f16) + sizeof(uint8_t));
+  return elements * sizeof(bf16);
 }
 
 // [keys and values][kv_heads][block_size][head_dim]

@@ -42,7 +42,7 @@ export interface NativeAddon {
   openDevice(name: string, threads: number, simd: string): number;
   describeDevice(device: number): DeviceDescription;
   closeDevice(device: number): void;
-  packedBytes(device: number, dtype: number, rows: number, columns: number): number;
+  packedBytes(device: number, dtype: number, rows: number, columns: number, group: number): number;
   kvBlockBytes(device: number, dtype: number, kvHeads: number, headDim: number, blockSize: number): number;
 
   allocate(device: number, bytes: number): number;

@@ -11,6 +11,15 @@ export interface DeviceOptions {
   simd?: string | undefined;
 }
 
+/** What a packed weight holds. */
+export interface WeightType {
+  dtype: 'bf16' | 'int4' | 'int8';
+  /** Columns that share a scale: 32, 64 or 128; 0 for bf16. */
+  group: number;
+}
+
+export const bf16Weight: WeightType = { dtype: 'bf16', group: 0 };
+
 /** One line of `listDevices()`. */
 export interface DeviceStatus {
   /** What to pass as `device`. */
@@ -68,15 +77,15 @@ export class Device {
     return new Tensor(this.allocate(shape.reduce((product, n) => product * n, dtypeBytes[dtype])), dtype, shape);
   }
 
-  /** A new weight [rows, columns] in the device's own layout, to be filled by linear_pack or swiglu_pack. */
-  weight(layout: Exclude<Layout, 'strided'>, rows: number, columns: number): Tensor {
-    const storage = this.allocate(this.packedBytes(rows, columns));
-    return new Tensor(storage, 'bf16', [rows, columns], { layout });
+  /** A new weight [rows, columns] in the device's own layout, to be filled by the pack operation of layout and dtype. */
+  weight(layout: Exclude<Layout, 'strided'>, rows: number, columns: number, type: WeightType = bf16Weight): Tensor {
+    const storage = this.allocate(this.packedBytes(rows, columns, type));
+    return new Tensor(storage, type.dtype, [rows, columns], { layout, group: type.group });
   }
 
-  /** Bytes of a bf16 weight [rows, columns] in the device's own layout. */
-  packedBytes(rows: number, columns: number): number {
-    return nativeAddon().packedBytes(this.#id, dtypeIndex.bf16, rows, columns);
+  /** Bytes of a weight [rows, columns] in the device's own layout. */
+  packedBytes(rows: number, columns: number, { dtype, group }: WeightType = bf16Weight): number {
+    return nativeAddon().packedBytes(this.#id, dtypeIndex[dtype], rows, columns, group);
   }
 
   /** Bytes that `blockSize` tokens take in the KV cache of one layer. */

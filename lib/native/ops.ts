@@ -65,6 +65,53 @@ export interface OpArguments {
   };
   fill_random: { out: Tensor; seed: number; mean: number; std: number };
   convert: { source: Tensor; out: Tensor };
+  linear_int4: {
+    x: Tensor;
+    weight: Tensor;
+    bias?: Tensor | undefined;
+    out: Tensor;
+    exact: number;
+    batch_invariant: number;
+  };
+  linear_int4_pack: {
+    qweight: Tensor;
+    qzeros: Tensor;
+    scales: Tensor;
+    columns?: Tensor | undefined;
+    weight: Tensor;
+    format: number;
+    row_offset: number;
+  };
+  swiglu_int4: { x: Tensor; weight: Tensor; out: Tensor; exact: number; batch_invariant: number };
+  swiglu_int4_pack: {
+    qweight: Tensor;
+    qzeros: Tensor;
+    scales: Tensor;
+    columns?: Tensor | undefined;
+    weight: Tensor;
+    format: number;
+    part: number;
+    row_offset: number;
+  };
+  linear_int8: {
+    x: Tensor;
+    weight: Tensor;
+    bias?: Tensor | undefined;
+    out: Tensor;
+    exact: number;
+    batch_invariant: number;
+  };
+  linear_int8_pack: { source: Tensor; weight: Tensor; row_offset: number };
+  permute_columns: { x: Tensor; columns: Tensor; out: Tensor };
+  silu_mul: { gate: Tensor; up: Tensor; out: Tensor };
+  quantize_int4: {
+    source: Tensor;
+    column_scales?: Tensor | undefined;
+    qweight: Tensor;
+    qzeros: Tensor;
+    scales: Tensor;
+    clip_steps: number;
+  };
 }
 
 export type OpName = keyof OpArguments;

@@ -12,7 +12,7 @@ interface Operation {
 }
 
 /** Numbers a tensor takes in an argument record (csrc/addon/marshal.h). */
-const tensorNumbers = 13;
+const tensorNumbers = 14;
 /** Room for the largest argument struct. */
 const record = new Float64Array(32 * tensorNumbers);
 
@@ -161,6 +161,7 @@ function writeField(value: Tensor | number | undefined, at: number): number {
     record[at + 5 + i] = value.shape[i]!;
     record[at + 9 + i] = value.strides[i]!;
   }
+  record[at + 13] = value.group;
   return at + tensorNumbers;
 }
 

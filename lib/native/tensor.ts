@@ -1,11 +1,21 @@
 import { Qwen2Error } from './errors.js';
 import type { Storage } from './storage.js';
 
-export type DType = 'f32' | 'f16' | 'bf16' | 'i32' | 'u8';
+/** int4 and int8 are packed weights with a scale for each group of columns. */
+export type DType = 'f32' | 'f16' | 'bf16' | 'i32' | 'u8' | 'int4' | 'int8';
 
 /** Numbers that the native side gives dtypes (csrc/core/dtype.h). */
-export const dtypeIndex: Record<DType, number> = { f32: 0, f16: 1, bf16: 2, i32: 3, u8: 4 };
-export const dtypeBytes: Record<DType, number> = { f32: 4, f16: 2, bf16: 2, i32: 4, u8: 1 };
+export const dtypeIndex: Record<DType, number> = {
+  f32: 0,
+  f16: 1,
+  bf16: 2,
+  i32: 3,
+  u8: 4,
+  int4: 5,
+  int8: 6,
+};
+/** Of an element of a strided tensor; what a packed weight takes, its device knows. */
+export const dtypeBytes: Record<DType, number> = { f32: 4, f16: 2, bf16: 2, i32: 4, u8: 1, int4: 1, int8: 1 };
 
 /** How elements lie in memory (csrc/core/tensor.h): by strides, or as a device packs the weight of an operation. */
 export type Layout = 'strided' | 'linearWeight' | 'swigluWeight';
@@ -19,6 +29,8 @@ export class Tensor {
   readonly shape: readonly number[];
   readonly strides: readonly number[];
   readonly layout: Layout;
+  /** Of int4 and int8: columns that share a scale, 32, 64 or 128; otherwise 0. */
+  readonly group: number;
 
   constructor(
     storage: Storage,
@@ -28,7 +40,8 @@ export class Tensor {
       byteOffset = 0,
       strides,
       layout = 'strided',
-    }: { byteOffset?: number; strides?: readonly number[]; layout?: Layout } = {},
+      group = 0,
+    }: { byteOffset?: number; strides?: readonly number[]; layout?: Layout; group?: number } = {},
   ) {
     this.storage = storage;
     this.dtype = dtype;
@@ -36,6 +49,7 @@ export class Tensor {
     this.byteOffset = byteOffset;
     this.strides = strides ?? contiguous(shape);
     this.layout = layout;
+    this.group = group;
   }
 
   /** Elements, the product of the shape. */

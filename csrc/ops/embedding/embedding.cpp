@@ -10,7 +10,7 @@ void check(Contract& contract, const EmbeddingArgs& args) {
   if (args.table.layout == Layout::strided) {
     contract.tensor("table", args.table, {&V, &H}, DType::bf16);
   } else {
-    contract.weight("table", args.table, {&V, &H}, DType::bf16, Layout::linear_weight);
+    contract.weight("table", args.table, {&V, &H}, DType::bf16 | DType::int8, Layout::linear_weight);
   }
   contract.tensor("out", args.out, {&T, &H}, activation);
   contract.alone("out", args.out);

@@ -1,5 +1,6 @@
 #include "ops/embedding/embedding.h"
 #include "reference/kernel.h"
+#include "reference/quantized.h"
 
 namespace qwen2::reference {
 
@@ -14,8 +15,13 @@ void embedding(const EmbeddingArgs& args) {
       if (id < 0 || id >= vocabulary)
         fail("invalid_argument", "token id %d at row %lld is outside the vocabulary of %lld", id,
              static_cast<long long>(t), static_cast<long long>(vocabulary));
-      const bf16* row = args.table.as<bf16>() + id * stride;
       T* out = args.out.row<T>(t);
+      if (args.table.dtype == DType::int8) {
+        const QuantizedWeight table(args.table);
+        for (int64_t i = 0; i < hidden; ++i) out[i] = from_float<T>(static_cast<float>(table.element(id, i)));
+        continue;
+      }
+      const bf16* row = args.table.as<bf16>() + id * stride;
       for (int64_t i = 0; i < hidden; ++i) out[i] = from_float<T>(to_float(row[i]));
     }
   });

@@ -1,0 +1,28 @@
+#include "ops/linear_int4/linear_int4.h"
+
+#include "core/int4.h"
+
+namespace qwen2 {
+
+void check(Contract& contract, const LinearInt4Args& args) {
+  Dim T("T"), K("K"), N("N");
+  contract.tensor("x", args.x, {&T, &K}, activation);
+  contract.weight("weight", args.weight, {&N, &K}, DType::int4, Layout::linear_weight);
+  if (args.bias.present()) contract.tensor("bias", args.bias, {&N}, DType::f32);
+  contract.tensor("out", args.out, {&T, &N}, activation);
+  if (args.out.dtype != DType::f32) contract.same_dtype("x", args.x, "out", args.out);
+  contract.flag("exact", args.exact);
+  contract.flag("batch_invariant", args.batch_invariant);
+  contract.alone("out", args.out);
+}
+
+void check(Contract& contract, const LinearInt4PackArgs& args) {
+  Dim R("R"), K("K"), N("N");
+  contract.weight("weight", args.weight, {&N, &K}, DType::int4, Layout::linear_weight);
+  check_int4_source(contract, int4_source(args), R, K, args.weight.group);
+  contract.require(args.row_offset >= 0 && args.row_offset % 8 == 0 && args.row_offset + R.value <= N.value,
+                   "rows row_offset … row_offset + R must lie within the weight's N rows, from a multiple of 8 on");
+  contract.alone("weight", args.weight);
+}
+
+}  // namespace qwen2

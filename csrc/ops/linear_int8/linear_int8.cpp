@@ -1,0 +1,28 @@
+#include "ops/linear_int8/linear_int8.h"
+
+#include "core/contract.h"
+
+namespace qwen2 {
+
+void check(Contract& contract, const LinearInt8Args& args) {
+  Dim T("T"), K("K"), N("N");
+  contract.tensor("x", args.x, {&T, &K}, activation);
+  contract.weight("weight", args.weight, {&N, &K}, DType::int8, Layout::linear_weight);
+  if (args.bias.present()) contract.tensor("bias", args.bias, {&N}, DType::f32);
+  contract.tensor("out", args.out, {&T, &N}, activation);
+  if (args.out.dtype != DType::f32) contract.same_dtype("x", args.x, "out", args.out);
+  contract.flag("exact", args.exact);
+  contract.flag("batch_invariant", args.batch_invariant);
+  contract.alone("out", args.out);
+}
+
+void check(Contract& contract, const LinearInt8PackArgs& args) {
+  Dim R("R"), K("K"), N("N");
+  contract.weight("weight", args.weight, {&N, &K}, DType::int8, Layout::linear_weight);
+  contract.tensor("source", args.source, {&R, &K}, activation | DType::f16);
+  contract.require(args.row_offset >= 0 && args.row_offset + R.value <= N.value,
+                   "rows row_offset … row_offset + R must lie within the weight's N rows");
+  contract.alone("weight", args.weight);
+}
+
+}  // namespace qwen2
