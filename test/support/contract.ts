@@ -107,9 +107,9 @@ function tensorViolations<Name extends OpName>(contract: ContractCase<Name>): Vi
         return new Tensor(storage, dtype === 'i32' || dtype === 'u8' ? 'f32' : 'i32', shape, { layout });
       }),
       changed('past the end of its storage', new RegExp(`${field} .* does not fit into its storage`), (_, tensor) => {
-        const { storage, dtype, shape, strides, layout } = tensor;
+        const { storage, dtype, shape, strides, layout, group } = tensor;
         const beforeEnd = layout === 'strided' ? extent(tensor) - dtypeBytes[dtype] : 0;
-        return new Tensor(storage, dtype, shape, { byteOffset: storage.bytes - beforeEnd, strides, layout });
+        return new Tensor(storage, dtype, shape, { byteOffset: storage.bytes - beforeEnd, strides, layout, group });
       }),
     ];
     if (anyShape.includes(field)) return always;
@@ -126,10 +126,14 @@ function shapeViolations<T>(
   free: readonly string[],
   changed: (title: string, says: RegExp, change: (bench: OpBench, valid: Tensor) => Tensor) => T,
 ): T[] {
-  const like = (bench: OpBench, { dtype, layout }: Tensor, shape: readonly number[], strides?: readonly number[]) =>
-    new Tensor(bench.device.allocate(1 << 16), dtype, shape, { layout, ...(strides && { strides }) });
+  const like = (
+    bench: OpBench,
+    { dtype, layout, group }: Tensor,
+    shape: readonly number[],
+    strides?: readonly number[],
+  ) => new Tensor(bench.device.allocate(1 << 16), dtype, shape, { layout, group, ...(strides && { strides }) });
   const notPlain = new RegExp(
-    `${field} must (be \\[|be a weight packed|have contiguous rows)|${field} .* does not fit`,
+    `${field} (must (be \\[|be a weight packed|have contiguous rows)|.* does not fit|is int[48] with groups of 0)`,
   );
   return [
     changed('of another rank', notPlain, (bench, tensor) => like(bench, tensor, [...tensor.shape, 1])),

@@ -7,7 +7,7 @@ import type { OpBench } from './opBench.js';
 import type { Random } from './random.js';
 
 /** Numbers of a tensor in an argument record (csrc/addon/marshal.h). */
-const tensorNumbers = 13;
+const tensorNumbers = 14;
 
 const numbers = [
   ...[0, 1, 2, 3, 4, 7, 16, 63, 64, 65, 256, 4096, 2 ** 20],
@@ -23,10 +23,10 @@ function recordOf(fields: readonly OperationField[], args: Record<string, Tensor
     const value = args[name];
     if (typeof value === 'number') return [value];
     if (value === undefined) return new Array<number>(tensorNumbers).fill(0);
-    const { storage, byteOffset, dtype, layout, shape, strides } = value;
+    const { storage, byteOffset, dtype, layout, shape, strides, group } = value;
     const four = (list: readonly number[]) => Array.from({ length: 4 }, (_, i) => list[i] ?? 0);
     const head = [storage.id, byteOffset, dtypeIndex[dtype], layoutIndex[layout], shape.length];
-    return [...head, ...four(shape), ...four(strides)];
+    return [...head, ...four(shape), ...four(strides), group];
   });
 }
 
