@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import type { Context } from 'mocha';
 import { nativeAddon } from '../../lib/native/addon.js';
-import { Device } from '../../lib/native/device.js';
+import { bf16Weight, Device, type WeightType } from '../../lib/native/device.js';
 import type { Qwen2Error } from '../../lib/native/errors.js';
 import type { OpArguments, OpName } from '../../lib/native/ops.js';
 import type { Stream } from '../../lib/native/stream.js';
@@ -115,8 +115,8 @@ export class OpBench {
   }
 
   /** An empty weight [rows, columns] in the device's own layout. */
-  weight(layout: Exclude<Layout, 'strided'>, rows: number, columns: number): Tensor {
-    const tensor = this.device.weight(layout, rows, columns);
+  weight(layout: Exclude<Layout, 'strided'>, rows: number, columns: number, type: WeightType = bf16Weight): Tensor {
+    const tensor = this.device.weight(layout, rows, columns, type);
     this.#tensors.push(tensor);
     return tensor;
   }

@@ -32,3 +32,14 @@ export function once<T>(make: () => T): () => T {
     return made.value;
   };
 }
+
+/** `make` of a dtype and a case, called when it is first asked for and kept: what several devices are held against. */
+export function perCase<Case extends object, Made>(
+  make: (dtype: Activation, given: Case) => Made,
+): (dtype: Activation, given: Case) => Made {
+  const made = { bf16: new Map<Case, Made>(), f32: new Map<Case, Made>() };
+  return (dtype, given) => {
+    if (!made[dtype].has(given)) made[dtype].set(given, make(dtype, given));
+    return made[dtype].get(given)!;
+  };
+}
