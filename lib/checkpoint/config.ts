@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { Qwen2Error } from '../native/errors.js';
 import { describe, JsonFields, readJson } from './jsonFile.js';
+import { type QuantizationConfig, readQuantization } from './quantization.js';
 import { plainRope, type RopeConfig, readYarn, type YarnScaling, yarnRope } from './rope.js';
 
 /** A model's config.json, with Hugging Face's defaults filled in (transformers' Qwen2Config). */
@@ -28,6 +29,8 @@ export interface Qwen2Config {
   eosTokenIds: number[];
   /** dtype in which the weights were saved, as the file says. */
   sourceDtype: string | undefined;
+  /** Of a checkpoint with 4-bit weights. */
+  quantization: QuantizationConfig | undefined;
 }
 
 /** Above these, a config is damage: the largest Qwen2 has 80 layers, 8192, 29568 and 152064. */
@@ -65,20 +68,16 @@ export function parseConfig(json: unknown, where: string): Qwen2Config {
     bosTokenId: fields.tokenIds('bos_token_id')?.[0],
     eosTokenIds: fields.tokenIds('eos_token_id') ?? [],
     sourceDtype: fields.text('dtype', fields.text('torch_dtype', '')) || undefined,
+    quantization: readQuantization(fields.object('quantization_config'), where),
   };
 }
 
 function requireSupported(fields: JsonFields, where: string): void {
   const refuse = (what: string) => {
-    throw new Qwen2Error(
-      'unsupported',
-      `${where}: ${what}; qwen2-node runs dense Qwen2, Qwen1.5 and Qwen2.5 in bf16, f16 or f32`,
-    );
+    throw new Qwen2Error('unsupported', `${where}: ${what}; qwen2-node runs dense Qwen2, Qwen1.5 and Qwen2.5`);
   };
   const modelType = fields.text('model_type');
   if (modelType !== 'qwen2') refuse(`model_type is ${describe(modelType)}`);
-  const quantization = fields.object('quantization_config');
-  if (quantization) refuse(`the weights are quantized (quant_method ${describe(quantization.value('quant_method'))})`);
   const activation = fields.text('hidden_act', 'silu');
   if (activation !== 'silu') refuse(`hidden_act is ${describe(activation)}`);
 }

@@ -60,6 +60,10 @@ export class JsonFields {
     return Object.hasOwn(this.#object, name) ? (this.#object[name] ?? undefined) : undefined;
   }
 
+  get isEmpty(): boolean {
+    return Object.keys(this.#object).length === 0;
+  }
+
   /** Whether the field is there and null: said to be nothing, which is not the same as left out. */
   isNull(name: string): boolean {
     return Object.hasOwn(this.#object, name) && this.#object[name] === null;

@@ -13,20 +13,20 @@ export interface LoadProgress {
   totalBytes: number;
 }
 
-/** One tensor of a file and where on the device it goes. */
-export interface WeightTarget {
-  source: TensorEntry;
-  into: Tensor;
-  part: 'norm' | 'qkv' | 'qkvBias' | 'output' | 'gateUp' | 'down' | 'embedding' | 'lmHead';
-  rowOffset: number;
-  gateOrUp?: 0 | 1 | undefined;
-}
-
-/** A run of rows of one tensor, small enough for a staging buffer. */
-interface Chunk extends WeightTarget {
+/** Rows of a tensor of a file; of a vector, elements. */
+export interface SourcePart {
+  entry: TensorEntry;
   firstRow: number;
   rows: number;
-  columns: number;
+}
+
+/** Some parts of files, and what becomes of them on the device. Small enough for a staging buffer. */
+export interface LoadTask {
+  parts: SourcePart[];
+  /** Bytes that `place` takes for itself in the buffer. */
+  scratchBytes?: number;
+  /** Enqueues what turns the parts, as tensors of the files' dtypes, into parts of the model. */
+  place(parts: Tensor[], scratch: Scratch): void;
 }
 
 interface LoaderOptions {
@@ -34,13 +34,40 @@ interface LoaderOptions {
   onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
-/** Staging buffers: enough that the disk and the packing are both always busy. */
+/** Bytes of a part that tensors are cut into. */
+export const stagingBytes = 16 << 20;
+/** Staging buffers: enough that the disk and the packing are both always busy. Fewer where a matrix is one part. */
 const stagingBuffers = 4;
-const stagingBytes = 16 << 20;
+const fewestBuffers = 2;
+/** Tensors in a buffer begin at multiples of so many bytes, as kernels like it. */
+const alignment = 256;
+
+/** Hands out a buffer, tensor by tensor. */
+export class Scratch {
+  readonly #buffer: Storage;
+  #used = 0;
+
+  constructor(buffer: Storage) {
+    this.#buffer = buffer;
+  }
+
+  take(dtype: DType, shape: readonly number[]): Tensor {
+    const tensor = new Tensor(this.#buffer, dtype, shape, { byteOffset: this.#used });
+    this.#used += Scratch.bytes(dtype, shape);
+    return tensor;
+  }
+
+  /** What a tensor takes of a buffer. */
+  static bytes(dtype: DType, shape: readonly number[]): number {
+    const bytes = shape.reduce((product, n) => product * n, dtypeBytes[dtype]);
+    return alignment * Math.ceil(bytes / alignment);
+  }
+}
 
 /**
  * Streams tensors from files to a device: parts are read into staging buffers on threads, in parallel with the packing of
- * the parts before them. Host memory beyond the model: the staging buffers, 64 MiB, or one row where that is longer.
+ * the parts before them. Host memory beyond the model: the staging buffers, 64 MiB and what quantizing takes, or a few
+ * matrices where they are read whole.
  */
 export class WeightLoader {
   readonly #device: Device;
@@ -56,26 +83,26 @@ export class WeightLoader {
   }
 
   /** @throws aborted, io_error naming the file */
-  async load(targets: readonly WeightTarget[]): Promise<void> {
-    const chunks = targets.flatMap(chunksOf);
-    const largest = Math.max(...chunks.map(byteLength));
-    const totalBytes = chunks.reduce((sum, chunk) => sum + byteLength(chunk), 0);
+  async load(tasks: readonly LoadTask[]): Promise<void> {
+    const largest = Math.max(...tasks.map(bufferBytes));
+    const totalBytes = tasks.reduce((sum, task) => sum + sourceBytes(task), 0);
     let loadedBytes = 0;
-    const files = await openFiles(targets);
+    const files = await openFiles(tasks);
     const staging: Storage[] = [];
     let next = 0;
     const work = async (buffer: Storage) => {
-      for (let chunk = chunks[next++]; chunk !== undefined; chunk = chunks[next++]) {
+      for (let task = tasks[next++]; task !== undefined; task = tasks[next++]) {
         throwIfAborted(this.#signal, 'Loading');
-        await this.#loadChunk(chunk, files.get(chunk.source.path)!, buffer);
-        loadedBytes += byteLength(chunk);
+        await this.#run(task, files, buffer);
+        loadedBytes += sourceBytes(task);
         this.#onProgress?.({ loadedBytes, totalBytes });
       }
     };
+    const buffers = largest > 2 * stagingBytes ? fewestBuffers : stagingBuffers;
     try {
-      while (staging.length < stagingBuffers) staging.push(this.#device.allocate(largest));
+      while (staging.length < buffers) staging.push(this.#device.allocate(largest));
       await settleAll(staging.map(work), () => {
-        next = chunks.length;
+        next = tasks.length;
       });
     } finally {
       await Promise.all([...files.values()].map((file) => file.close()));
@@ -84,50 +111,66 @@ export class WeightLoader {
     }
   }
 
-  async #loadChunk(chunk: Chunk, file: FileHandle, buffer: Storage): Promise<void> {
-    const { source, firstRow, rows, columns } = chunk;
-    const bytes = byteLength(chunk);
-    const rowBytes = bytes / rows;
+  async #run(task: LoadTask, files: ReadonlyMap<string, FileHandle>, buffer: Storage): Promise<void> {
+    const scratch = new Scratch(buffer);
+    const tensors = task.parts.map(({ entry, rows }) =>
+      scratch.take(entry.dtype as DType, [rows, ...entry.shape.slice(1)]),
+    );
+    await Promise.all(
+      task.parts.map((part, i) => this.#read(part, files.get(part.entry.path)!, buffer, tensors[i]!.byteOffset)),
+    );
+    task.place(tensors, scratch);
+    await this.#stream.synchronized();
+  }
+
+  async #read(part: SourcePart, file: FileHandle, buffer: Storage, at: number): Promise<void> {
+    const { entry, firstRow } = part;
+    const rowBytes = entry.byteLength / (entry.shape[0] ?? 1);
     try {
-      await nativeAddon().readFile(this.#stream.id, file.fd, source.offset + firstRow * rowBytes, bytes, buffer.id, 0);
+      const offset = entry.offset + firstRow * rowBytes;
+      await nativeAddon().readFile(this.#stream.id, file.fd, offset, partBytes(part), buffer.id, at);
     } catch (cause) {
       if (!(cause instanceof Qwen2Error)) throw cause;
-      throw new Qwen2Error(cause.code, `${source.path}, tensor ${source.name}: ${cause.message}`, { cause });
+      throw new Qwen2Error(cause.code, `${entry.path}, tensor ${entry.name}: ${cause.message}`, { cause });
     }
-    const shape = source.shape.length === 1 ? [rows] : [rows, columns];
-    place(this.#stream, chunk, new Tensor(buffer, source.dtype as DType, shape));
-    await this.#stream.synchronized();
   }
 }
 
-/** Enqueues the operation that turns a part of a file into a part of a device tensor. */
-function place(stream: Stream, chunk: Chunk, source: Tensor): void {
-  const { into, part, firstRow, rows, gateOrUp } = chunk;
-  const row = chunk.rowOffset + firstRow;
-  if (part === 'gateUp') stream.run('swiglu_pack', { source, weight: into, part: gateOrUp!, row_offset: row });
-  else if (part === 'norm' || part === 'qkvBias') stream.run('convert', { source, out: into.narrow(0, row, rows) });
-  else if (part === 'embedding') stream.run('convert', { source, out: into.narrow(0, row, rows) });
-  else stream.run('linear_pack', { source, weight: into, row_offset: row });
+/** A tensor cut into parts of rows that a staging buffer holds: of multiples of so many, but for the last. */
+export function partsOf(entry: TensorEntry, multiple = 1): SourcePart[] {
+  const rows = entry.shape[0] ?? 0;
+  const most = Math.floor((stagingBytes * rows) / entry.byteLength / multiple);
+  const atOnce = Math.max(1, most) * multiple;
+  const parts: SourcePart[] = [];
+  for (let firstRow = 0; firstRow < rows; firstRow += atOnce)
+    parts.push({ entry, firstRow, rows: Math.min(atOnce, rows - firstRow) });
+  return parts;
 }
 
-function chunksOf(target: WeightTarget): Chunk[] {
-  const [rows = 0, columns = 1] = target.source.shape;
-  const rowBytes = columns * dtypeBytes[target.source.dtype as DType];
-  const rowsAtOnce = Math.max(1, Math.floor(stagingBytes / rowBytes));
-  const chunks: Chunk[] = [];
-  for (let firstRow = 0; firstRow < rows; firstRow += rowsAtOnce)
-    chunks.push({ ...target, firstRow, rows: Math.min(rowsAtOnce, rows - firstRow), columns });
-  return chunks;
+export function wholeOf(entry: TensorEntry): SourcePart {
+  return { entry, firstRow: 0, rows: entry.shape[0] ?? 0 };
 }
 
-function byteLength(chunk: Chunk): number {
-  return chunk.rows * chunk.columns * dtypeBytes[chunk.source.dtype as DType];
+function partBytes({ entry, rows }: SourcePart): number {
+  return (entry.byteLength / (entry.shape[0] ?? 1)) * rows;
 }
 
-async function openFiles(targets: readonly WeightTarget[]): Promise<Map<string, FileHandle>> {
+function sourceBytes({ parts }: LoadTask): number {
+  return parts.reduce((sum, part) => sum + partBytes(part), 0);
+}
+
+function bufferBytes({ parts, scratchBytes = 0 }: LoadTask): number {
+  return parts.reduce(
+    (sum, { entry, rows }) => sum + Scratch.bytes(entry.dtype as DType, [rows, ...entry.shape.slice(1)]),
+    scratchBytes,
+  );
+}
+
+async function openFiles(tasks: readonly LoadTask[]): Promise<Map<string, FileHandle>> {
   const files = new Map<string, FileHandle>();
   try {
-    for (const { source } of targets) if (!files.has(source.path)) files.set(source.path, await open(source.path));
+    for (const { parts } of tasks)
+      for (const { entry } of parts) if (!files.has(entry.path)) files.set(entry.path, await open(entry.path));
   } catch (cause) {
     await Promise.all([...files.values()].map((file) => file.close()));
     throw new Qwen2Error('io_error', `A file of the checkpoint can't be opened: ${(cause as Error).message}`, {

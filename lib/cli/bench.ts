@@ -1,10 +1,19 @@
 import { readFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import { type DeviceLimits, type Model, measureDevice, Qwen2Error, type RandomModel } from '../index.js';
-import { addDeviceOptions, type DeviceArguments, deviceOptions, wholeNumber } from './options.js';
+import {
+  addDeviceOptions,
+  addExactOption,
+  addWeightOptions,
+  type DeviceArguments,
+  deviceOptions,
+  type WeightArguments,
+  weightOptions,
+  wholeNumber,
+} from './options.js';
 import { gigabytes, loadWithProgress } from './terminal.js';
 
-interface BenchArguments extends DeviceArguments {
+interface BenchArguments extends DeviceArguments, WeightArguments {
   shape: string;
   promptTokens: number;
   newTokens: number;
@@ -29,7 +38,7 @@ export function benchCommand(): Command {
     .option('-b, --sequences <n>', 'prompts at the same time', wholeNumber, 1)
     .option('-r, --repeat <n>', 'rounds; the median counts, and one more warms up', wholeNumber, 3)
     .option('-s, --seed <n>', 'of the prompts', wholeNumber, 1);
-  return addDeviceOptions(command).action(bench);
+  return addExactOption(addWeightOptions(addDeviceOptions(command))).action(bench);
 }
 
 async function bench(folder: string | undefined, options: BenchArguments): Promise<void> {
@@ -38,6 +47,7 @@ async function bench(folder: string | undefined, options: BenchArguments): Promi
   const { promptTokens, newTokens, sequences } = options;
   const model = await loadWithProgress(source, {
     ...deviceOptions(options),
+    ...weightOptions(options),
     contextLength: promptTokens + newTokens,
     maxSequences: sequences,
     stepTokens: Math.max(512, sequences),

@@ -9,8 +9,11 @@ export interface DeviceArguments {
   simd?: string;
 }
 
+/** How the weights are held and multiplied. */
+export type WeightArguments = Pick<LoadOptions, 'quantize' | 'lmHead' | 'exact'>;
+
 /** What the commands that load a checkpoint for its text take. */
-export interface LoadArguments extends DeviceArguments {
+export interface LoadArguments extends DeviceArguments, WeightArguments {
   contextLength?: number;
 }
 
@@ -35,8 +38,18 @@ export function addDeviceOptions(command: Command): Command {
     .addOption(new Option('--simd <level>', 'CPU kernels (default: the best)').choices(['scalar', 'avx2', 'avx512']));
 }
 
+export function addWeightOptions(command: Command): Command {
+  return command
+    .addOption(new Option('--quantize <type>', 'round the weights as they are loaded').choices(['int4']))
+    .addOption(new Option('--lm-head <type>', 'round the LM head and the embedding table').choices(['int8']));
+}
+
+export function addExactOption(command: Command): Command {
+  return command.option('--exact', 'multiply rounded weights with activations that are not rounded (CPU)');
+}
+
 export function addLoadOptions(command: Command): Command {
-  return addDeviceOptions(command).option(
+  return addExactOption(addWeightOptions(addDeviceOptions(command))).option(
     '--context-length <n>',
     "tokens of a prompt and its answer at most (default: the model's)",
     wholeNumber,
@@ -47,8 +60,12 @@ export function deviceOptions({ device, threads, simd }: DeviceArguments): Devic
   return { device, threads, simd };
 }
 
+export function weightOptions({ quantize, lmHead, exact }: WeightArguments): WeightArguments {
+  return { quantize, lmHead, exact };
+}
+
 export function loadOptions(options: LoadArguments): LoadOptions {
-  return { ...deviceOptions(options), contextLength: options.contextLength };
+  return { ...deviceOptions(options), ...weightOptions(options), contextLength: options.contextLength };
 }
 
 export function addSamplingOptions(command: Command): Command {

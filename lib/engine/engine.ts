@@ -1,4 +1,3 @@
-import type { Qwen2Config } from '../checkpoint/config.js';
 import { blockSize, KvCache } from '../model/kvCache.js';
 import { Qwen2 } from '../model/qwen2.js';
 import { StepInputs } from '../model/step.js';
@@ -8,6 +7,7 @@ import type { Device } from '../native/device.js';
 import { Qwen2Error } from '../native/errors.js';
 import type { Stream } from '../native/stream.js';
 import type { DType } from '../native/tensor.js';
+import type { Precision } from '../nn/linear.js';
 import { Sampler } from '../sampler/sampler.js';
 import { BlockAllocator } from './blockAllocator.js';
 import type { EnginePlan } from './memory.js';
@@ -18,8 +18,9 @@ import { type FinishReason, Sequence, type SequenceListener, type SequenceReques
 interface EngineParts {
   device: Device;
   stream: Stream;
-  config: Qwen2Config;
   weights: Weights;
+  /** How int4 and int8 weights are multiplied. */
+  precision: Precision;
   plan: EnginePlan;
   /** dtype of activations and of the KV cache. */
   activation: DType;
@@ -39,11 +40,12 @@ export class Engine {
 
   /** @throws out_of_memory */
   static async create(parts: EngineParts): Promise<Engine> {
-    const { device, config, plan, activation } = parts;
+    const { device, weights, plan, activation } = parts;
+    const { config } = weights.plan;
     const cache = await KvCache.allocate(device, config, activation, plan.cacheBlocks);
     let workspace: Workspace | undefined;
     try {
-      workspace = await Workspace.allocate(device, config, plan.limits, activation);
+      workspace = await Workspace.allocate(device, weights.plan, plan.limits, activation);
       return new Engine(parts, cache, workspace);
     } catch (error) {
       await Promise.all([cache.dispose(), workspace?.dispose()]);
@@ -52,7 +54,7 @@ export class Engine {
   }
 
   private constructor(
-    { device, stream, config, weights, plan, capture = true }: EngineParts,
+    { device, stream, weights, precision, plan, capture = true }: EngineParts,
     cache: KvCache,
     workspace: Workspace,
   ) {
@@ -60,8 +62,8 @@ export class Engine {
     this.#stream = stream;
     const { limits, cacheBlocks } = plan;
     const inputs = new StepInputs(device, stream, limits);
-    const model = new Qwen2(config, weights, cache, workspace, device, stream);
-    const sampler = new Sampler(device, stream, config.vocabularySize, limits.sequences);
+    const model = new Qwen2(weights, precision, cache, workspace, device, stream);
+    const sampler = new Sampler(device, stream, model.config.vocabularySize, limits.sequences);
     this.#runner = new Runner(device, stream, model, inputs, sampler, {
       sequences: limits.sequences,
       logitRows: limits.logitRows,

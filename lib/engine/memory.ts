@@ -1,5 +1,5 @@
-import type { Qwen2Config } from '../checkpoint/config.js';
 import { blockSize, KvCache } from '../model/kvCache.js';
+import type { WeightPlan } from '../model/plan.js';
 import type { StepLimits } from '../model/step.js';
 import { Workspace } from '../model/workspace.js';
 import type { Device } from '../native/device.js';
@@ -38,11 +38,12 @@ const promptLogitRows = 64;
  */
 export function planMemory(
   device: Device,
-  config: Qwen2Config,
+  weights: WeightPlan,
   activation: DType,
   freeBytes: number,
   options: EngineOptions = {},
 ): EnginePlan {
+  const { config } = weights;
   const sequences = wholeNumber('maxSequences', options.maxSequences, 16, 1024);
   const tokens = wholeNumber('stepTokens', options.stepTokens, Math.max(512, sequences), 65536);
   if (tokens < sequences)
@@ -55,7 +56,7 @@ export function planMemory(
     logitRows,
     blocksPerSequence: Math.ceil(length / blockSize),
   });
-  const workspaceBytes = Workspace.bytes(config, limitsFor(wanted), activation);
+  const workspaceBytes = Workspace.bytes(weights, limitsFor(wanted), activation);
   const blockBytes = KvCache.blockBytes(device, config, activation);
   const room = Math.max(0, Math.floor((freeBytes - workspaceBytes) / 2 / blockBytes));
   const blocksOf = (length: number) => Math.ceil(length / blockSize);

@@ -1,7 +1,8 @@
 import type { Qwen2Config } from '../checkpoint/config.js';
 import { openCheckpoint } from '../checkpoint/folder.js';
 import { blockSize, KvCache } from '../model/kvCache.js';
-import { parameterCount, weightBytes } from '../model/weights.js';
+import { planWeights, type WeightOptions, type WeightPlan } from '../model/plan.js';
+import { parameterCount } from '../model/weights.js';
 import { Device, listDevices } from '../native/device.js';
 import { hasTokenizer } from '../tokenizer/tokenizer.js';
 
@@ -21,32 +22,52 @@ export interface DeviceFit {
   freeBytes: number;
   /** What the weights take there. */
   weightBytes: number;
+  /** What generating one token reads of them, or one token of each of several sequences. */
+  decodeWeightBytes: number;
   /** What a token's keys and values take there, in all layers. */
   cacheBytesPerToken: number;
   /** Tokens that the KV cache has room for beside the weights; 0 if not even those fit. */
   cacheTokens: number;
+  /** Sequences of the model's full context that this is. */
+  fullContexts: number;
 }
 
-/** Reads all of a checkpoint but its tensors. @throws not_found, invalid_checkpoint, unsupported, io_error */
-export async function inspectCheckpoint(folder: string): Promise<CheckpointSummary> {
-  const { config, byteLength } = await openCheckpoint(folder);
+/**
+ * Reads all of a checkpoint but its tensors.
+ *
+ * @param options how its weights would be loaded
+ * @throws not_found, invalid_checkpoint, unsupported, io_error, invalid_argument
+ */
+export async function inspectCheckpoint(folder: string, options: WeightOptions = {}): Promise<CheckpointSummary> {
+  const checkpoint = await openCheckpoint(folder);
+  const { config, byteLength } = checkpoint;
+  const plan = await planWeights(checkpoint, options);
   return {
     config,
     parameters: parameterCount(config),
     fileBytes: byteLength,
     hasTokenizer: await hasTokenizer(folder),
-    devices: (await listDevices()).filter(({ available }) => available).map(({ name }) => fitOn(name, config)),
+    devices: (await listDevices()).filter(({ available }) => available).map(({ name }) => fitOn(name, plan)),
   };
 }
 
-function fitOn(name: string, config: Qwen2Config): DeviceFit {
+function fitOn(name: string, plan: WeightPlan): DeviceFit {
+  const { config } = plan;
   const device = Device.open(name);
   try {
     const { freeBytes } = device.describe();
-    const weights = weightBytes(device, config);
+    const weightBytes = plan.bytesOn(device);
     const cacheBytesPerToken = KvCache.blockBytes(device, config, 'bf16') / blockSize;
-    const cacheTokens = Math.max(0, Math.floor((freeBytes - weights) / cacheBytesPerToken));
-    return { name, freeBytes, weightBytes: weights, cacheBytesPerToken, cacheTokens };
+    const cacheTokens = Math.max(0, Math.floor((freeBytes - weightBytes) / cacheBytesPerToken));
+    return {
+      name,
+      freeBytes,
+      weightBytes,
+      decodeWeightBytes: plan.decodeBytesOn(device),
+      cacheBytesPerToken,
+      cacheTokens,
+      fullContexts: Math.floor(cacheTokens / config.contextLength),
+    };
   } finally {
     device.dispose();
   }

@@ -1,4 +1,4 @@
-import { parseConfig, type Qwen2Config } from '../checkpoint/config.js';
+import { parseConfig } from '../checkpoint/config.js';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.js';
 import { type GenerationConfig, neutralGenerationConfig } from '../checkpoint/generationConfig.js';
 import { describe } from '../checkpoint/jsonFile.js';
@@ -6,6 +6,7 @@ import type { LoadProgress } from '../checkpoint/loader.js';
 import { qwen2Shapes } from '../checkpoint/shapes.js';
 import { Engine } from '../engine/engine.js';
 import { type EngineOptions, planMemory } from '../engine/memory.js';
+import { planRandomWeights, planWeights, type WeightOptions, type WeightPlan } from '../model/plan.js';
 import { freeBesideWeights, loadWeights, randomWeights, type Weights } from '../model/weights.js';
 import { type Device, type DeviceOptions, openDevice } from '../native/device.js';
 import { Qwen2Error, throwIfAborted } from '../native/errors.js';
@@ -21,11 +22,16 @@ export interface RandomModel {
   seed?: number;
 }
 
-export interface LoadOptions extends EngineOptions, DeviceOptions {
+export interface LoadOptions extends EngineOptions, DeviceOptions, WeightOptions {
   /** 'auto' (a usable GPU, or else the CPU), 'cuda', 'cuda:1', 'cpu' or 'reference'. Default 'auto'. */
   device?: string | undefined;
   /** dtype of activations and KV cache: 'bf16', or 'f32' on the reference device. Default 'bf16'. */
   dtype?: 'bf16' | 'f32' | undefined;
+  /**
+   * Multiplies int4 and int8 weights with activations as they are. Default false: the CPU rounds activations to 8 bits
+   * first, with a scale for every 128 of them; GPUs are always exact.
+   */
+  exact?: boolean | undefined;
   /** Replays recorded steps when tokens are generated one by one. Default true; false to measure what it is worth. */
   capture?: boolean | undefined;
   /** Called as tensors arrive on the device. */
@@ -38,6 +44,9 @@ export interface LoadOptions extends EngineOptions, DeviceOptions {
 const optionTypes: Record<keyof LoadOptions, { expected: string; holds: (value: unknown) => boolean }> = {
   device: { expected: 'a string', holds: (value) => typeof value === 'string' },
   dtype: { expected: "'bf16' or 'f32'", holds: (value) => value === 'bf16' || value === 'f32' },
+  quantize: { expected: "'int4'", holds: (value) => value === 'int4' },
+  lmHead: { expected: "'int8'", holds: (value) => value === 'int8' },
+  exact: { expected: 'true or false', holds: (value) => typeof value === 'boolean' },
   capture: { expected: 'true or false', holds: (value) => typeof value === 'boolean' },
   onProgress: { expected: 'a function', holds: (value) => typeof value === 'function' },
   signal: { expected: 'an AbortSignal', holds: (value) => value instanceof AbortSignal },
@@ -66,23 +75,33 @@ export async function loadModel(source: string | RandomModel, options: LoadOptio
   let weights: Weights | undefined;
   let tokenizer: Tokenizer | undefined;
   try {
-    const { config } = origin;
+    const weightPlan = await origin.planWeights(options);
     const activation = options.dtype ?? 'bf16';
     if (activation === 'f32' && device.name !== 'reference')
       throw new Qwen2Error('unsupported', `dtype 'f32' works on the device 'reference' only, not on '${device.name}'`);
-    const plan = planMemory(device, config, activation, freeBesideWeights(device, config), options);
-    const loading = [origin.loadWeights(device, stream, options), origin.loadTokenizer()] as const;
+    const plan = planMemory(device, weightPlan, activation, freeBesideWeights(device, weightPlan), options);
+    const loading = [origin.loadWeights(weightPlan, device, stream, options), origin.loadTokenizer()] as const;
     const [loadedWeights, loadedTokenizer] = await Promise.allSettled(loading);
     if (loadedTokenizer.status === 'fulfilled') tokenizer = loadedTokenizer.value;
     if (loadedWeights.status === 'rejected') throw loadedWeights.reason;
     weights = loadedWeights.value;
     if (loadedTokenizer.status === 'rejected') throw loadedTokenizer.reason;
     throwIfAborted(options.signal, 'Loading');
-    const { capture } = options;
-    const engine = await Engine.create({ device, stream, config, weights, plan, activation, capture });
+    const { capture, exact = false } = options;
+    const precision = { exact, batchInvariant: false };
+    const engine = await Engine.create({ device, stream, weights, precision, plan, activation, capture });
     const loadSeconds = (performance.now() - started) / 1000;
     const { generationConfig } = origin;
-    return new Model({ config, generationConfig, device, stream, weights, engine, tokenizer, loadSeconds });
+    return new Model({
+      config: weightPlan.config,
+      generationConfig,
+      device,
+      stream,
+      weights,
+      engine,
+      tokenizer,
+      loadSeconds,
+    });
   } catch (error) {
     await Promise.all([weights?.dispose(), tokenizer?.dispose()]);
     stream.dispose();
@@ -93,9 +112,9 @@ export async function loadModel(source: string | RandomModel, options: LoadOptio
 
 /** Where a model comes from. */
 interface Origin {
-  config: Qwen2Config;
   generationConfig: GenerationConfig;
-  loadWeights(device: Device, stream: Stream, options: LoadOptions): Promise<Weights>;
+  planWeights(options: WeightOptions): Promise<WeightPlan>;
+  loadWeights(plan: WeightPlan, device: Device, stream: Stream, options: LoadOptions): Promise<Weights>;
   loadTokenizer(): Promise<Tokenizer | undefined>;
 }
 
@@ -110,9 +129,9 @@ async function openOrigin(source: string | RandomModel, signal: AbortSignal | un
 
 function fromCheckpoint(checkpoint: Checkpoint, signal: AbortSignal | undefined): Origin {
   return {
-    config: checkpoint.config,
     generationConfig: checkpoint.generationConfig,
-    loadWeights: (device, stream, options) => loadWeights(checkpoint, device, stream, options),
+    planWeights: (options) => planWeights(checkpoint, options),
+    loadWeights: (plan, device, stream, options) => loadWeights(checkpoint, device, stream, { ...options, plan }),
     async loadTokenizer() {
       return (await hasTokenizer(checkpoint.folder)) ? loadTokenizer(checkpoint.folder, { signal }) : undefined;
     },
@@ -127,9 +146,9 @@ function fromShape({ config: shape, seed }: RandomModel): Origin {
     );
   const config = parseConfig(typeof shape === 'string' ? qwen2Shapes[shape] : shape, 'config');
   return {
-    config,
     generationConfig: { ...neutralGenerationConfig, eosTokenIds: [] },
-    loadWeights: (device, stream) => randomWeights(config, device, stream, seed),
+    planWeights: async (options) => planRandomWeights(config, options),
+    loadWeights: (plan, device, stream) => randomWeights(plan, device, stream, seed),
     loadTokenizer: async () => undefined,
   };
 }

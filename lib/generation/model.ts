@@ -3,7 +3,7 @@ import type { GenerationConfig } from '../checkpoint/generationConfig.js';
 import type { Engine } from '../engine/engine.js';
 import type { Sequence } from '../engine/sequence.js';
 import { blockSize } from '../model/kvCache.js';
-import { decodeBytes, parameterCount, type Weights } from '../model/weights.js';
+import { parameterCount, type Weights } from '../model/weights.js';
 import type { Device } from '../native/device.js';
 import { Qwen2Error, throwIfAborted } from '../native/errors.js';
 import type { Stream } from '../native/stream.js';
@@ -253,13 +253,13 @@ export class Model {
   }
 }
 
-function memoryOf({ config, device, weights, engine }: ModelParts): ModelMemory {
+function memoryOf({ device, weights, engine }: ModelParts): ModelMemory {
   const { cacheBytes, cacheBlocks, limits, workspaceBytes } = engine.plan;
   return {
     weightBytes: weights.byteLength,
     cacheBytes,
     workspaceBytes,
-    decodeWeightBytes: decodeBytes(device, config),
+    decodeWeightBytes: weights.plan.decodeBytesOn(device),
     cacheBytesPerToken: cacheBytes / (cacheBlocks * blockSize),
     cacheTokens: cacheBlocks * blockSize,
     maxSequences: limits.sequences,

@@ -4,8 +4,8 @@ import type { Stream } from '../native/stream.js';
 import type { Tensor } from '../native/tensor.js';
 import { Attention, type Placement } from '../nn/attention.js';
 import { Embedding } from '../nn/embedding.js';
-import { Linear } from '../nn/linear.js';
-import { Mlp } from '../nn/mlp.js';
+import { Linear, type Precision, SplitLinear, type Weight } from '../nn/linear.js';
+import { Mlp, SplitSwiGlu, SwiGlu } from '../nn/mlp.js';
 import { RmsNorm } from '../nn/rmsNorm.js';
 import { blockSize, type KvCache } from './kvCache.js';
 import { layerKey } from './names.js';
@@ -37,18 +37,19 @@ export class Qwen2 {
   readonly #workspace: Workspace;
 
   constructor(
-    config: Qwen2Config,
     weights: Weights,
+    precision: Precision,
     cache: KvCache,
     workspace: Workspace,
     device: Device,
     stream: Stream,
   ) {
+    const { config } = weights.plan;
     this.config = config;
     this.#workspace = workspace;
-    this.#lmHead = new Linear(weights.get('lmHead'));
-    this.#embedding = new Embedding(config.tieWordEmbeddings ? this.#lmHead.weight : weights.get('embedding'));
-    this.#layers = cache.layers.map((_, layer) => buildLayer(config, weights, cache, layer));
+    this.#lmHead = linear(weights, 'lmHead', precision);
+    this.#embedding = new Embedding(weights.get(config.tieWordEmbeddings ? 'lmHead' : 'embedding'));
+    this.#layers = cache.layers.map((_, layer) => buildLayer(weights, precision, cache, layer));
     this.#norm = new RmsNorm(weights.get('norm'), config.rmsNormEps);
     this.#frequencies = device.tensor('f32', [config.headDim / 2]);
     stream.upload(this.#frequencies, config.rope.inverseFrequencies);
@@ -60,7 +61,7 @@ export class Qwen2 {
    */
   forward(stream: Stream, step: Step, observe?: Observer): void {
     const activations = this.#workspace.step(step.ids.shape[0]!);
-    const { x, residual, qkv, heads, hidden } = activations;
+    const { x, residual, hidden } = activations;
     const placement = this.#place(stream, step, activations);
     this.#embedding.forward(stream, step.ids, residual);
     observe?.('embed', residual);
@@ -68,10 +69,10 @@ export class Qwen2 {
       if (i === 0) inputNorm.forward(stream, residual, x);
       else inputNorm.addForward(stream, x, residual, x);
       if (i > 0) observe?.(`layer.${i - 1}.out`, residual);
-      attention.forward(stream, x, placement, qkv, heads, x);
+      attention.forward(stream, x, placement, activations, x);
       observe?.(`layer.${i}.attn_out`, x);
       postAttentionNorm.addForward(stream, x, residual, x);
-      mlp.forward(stream, x, hidden, x);
+      mlp.forward(stream, x, hidden, x, activations);
       observe?.(`layer.${i}.mlp_out`, x);
     }
   }
@@ -88,7 +89,7 @@ export class Qwen2 {
     this.#norm.addForward(stream, head.x, head.residual, head.x);
     observe?.(`layer.${this.#layers.length - 1}.out`, head.residual);
     observe?.('norm', head.x);
-    this.#lmHead.forward(stream, head.x, head.logits);
+    this.#lmHead.forward(stream, head.x, head.logits, head.permuted);
     return head.logits;
   }
 
@@ -109,19 +110,43 @@ export class Qwen2 {
   }
 }
 
-function buildLayer(config: Qwen2Config, weights: Weights, cache: KvCache, layer: number): DecoderLayer {
-  const weight = (part: string) => weights.get(layerKey(layer, part));
+function buildLayer(weights: Weights, precision: Precision, cache: KvCache, layer: number): DecoderLayer {
+  const { config } = weights.plan;
+  const key = (part: string) => layerKey(layer, part);
+  const linearOf = (part: string, bias?: Tensor) => linear(weights, key(part), precision, bias);
   const { numAttentionHeads: numHeads, numKvHeads, headDim, rmsNormEps } = config;
   const window = config.slidingWindows[layer] ?? 0;
+  const bias = weights.get(key('qkvBias'));
+  const q = numHeads * headDim;
+  const kv = numKvHeads * headDim;
+  const qkv = weights.has(key('qkv'))
+    ? linearOf('qkv', bias)
+    : new SplitLinear([
+        linearOf('q', bias.narrow(0, 0, q)),
+        linearOf('k', bias.narrow(0, q, kv)),
+        linearOf('v', bias.narrow(0, q + kv, kv)),
+      ]);
+  const gateUp = weights.has(key('gateUp'))
+    ? new SwiGlu(weightOf(weights, key('gateUp')), precision)
+    : new SplitSwiGlu(linearOf('gate'), linearOf('up'));
   return {
-    inputNorm: new RmsNorm(weight('inputNorm'), rmsNormEps),
-    attention: new Attention(
-      new Linear(weight('qkv'), weight('qkvBias')),
-      new Linear(weight('output')),
-      cache.layers[layer]!,
-      { numHeads, numKvHeads, headDim, blockSize, window },
-    ),
-    postAttentionNorm: new RmsNorm(weight('postAttentionNorm'), rmsNormEps),
-    mlp: new Mlp(weight('gateUp'), new Linear(weight('down'))),
+    inputNorm: new RmsNorm(weights.get(key('inputNorm')), rmsNormEps),
+    attention: new Attention(qkv, linearOf('output'), cache.layers[layer]!, {
+      numHeads,
+      numKvHeads,
+      headDim,
+      blockSize,
+      window,
+    }),
+    postAttentionNorm: new RmsNorm(weights.get(key('postAttentionNorm')), rmsNormEps),
+    mlp: new Mlp(gateUp, linearOf('down')),
   };
+}
+
+function linear(weights: Weights, target: string, precision: Precision, bias?: Tensor): Linear {
+  return new Linear(weightOf(weights, target), bias, precision);
+}
+
+function weightOf(weights: Weights, target: string): Weight {
+  return { tensor: weights.get(target), order: weights.order(target) };
 }

@@ -2,6 +2,7 @@ import type { Qwen2Config } from '../checkpoint/config.js';
 import type { Device } from '../native/device.js';
 import type { Storage } from '../native/storage.js';
 import { type DType, dtypeBytes, Tensor } from '../native/tensor.js';
+import type { WeightPlan } from './plan.js';
 import type { StepLimits } from './step.js';
 
 /** The activations of one step of T tokens, R rows of which get logits. */
@@ -16,6 +17,10 @@ export interface Activations {
   heads: Tensor;
   /** [T, I] */
   hidden: Tensor;
+  /** [T, max(H, Hq·D, I)], where some weight has its columns in an order of its own. */
+  permuted: Tensor | undefined;
+  /** [T, I], where gate and up are two weights. */
+  up: Tensor | undefined;
   /** f32[T, D] */
   ropeTable: Tensor;
 }
@@ -26,11 +31,13 @@ export interface HeadActivations {
   x: Tensor;
   /** [R, H] */
   residual: Tensor;
+  /** [R, H], where some weight has its columns in an order of its own. */
+  permuted: Tensor | undefined;
   /** f32[R, V] */
   logits: Tensor;
 }
 
-/** Where a step's activations are: one block of memory, whose size follows from the config and the limits alone. */
+/** Where a step's activations are: one block of memory, whose size follows from the weights' plan and the limits alone. */
 export class Workspace {
   readonly #arena: Storage;
   readonly #config: Qwen2Config;
@@ -48,16 +55,16 @@ export class Workspace {
   /** @throws out_of_memory */
   static async allocate(
     device: Device,
-    config: Qwen2Config,
+    weights: WeightPlan,
     limits: StepLimits,
     activation: DType,
   ): Promise<Workspace> {
-    const layout = layOut(config, limits, activation);
-    return new Workspace(config, layout, limits.logitRows, await device.allocateInBackground(layout.bytes));
+    const layout = layOut(weights, limits, activation);
+    return new Workspace(weights.config, layout, limits.logitRows, await device.allocateInBackground(layout.bytes));
   }
 
-  static bytes(config: Qwen2Config, limits: StepLimits, activation: DType): number {
-    return layOut(config, limits, activation).bytes;
+  static bytes(weights: WeightPlan, limits: StepLimits, activation: DType): number {
+    return layOut(weights, limits, activation).bytes;
   }
 
   /** The activations of a step of so many tokens. */
@@ -70,6 +77,8 @@ export class Workspace {
       qkv: this.#tensor('qkv', tokens, heads + 2 * numKvHeads * D),
       heads: this.#tensor('heads', tokens, heads),
       hidden: this.#tensor('hidden', tokens, I),
+      permuted: this.#layout.parts.permuted && this.#tensor('permuted', tokens, Math.max(H, heads, I)),
+      up: this.#layout.parts.up && this.#tensor('up', tokens, I),
       ropeTable: this.#tensor('ropeTable', tokens, D),
     };
   }
@@ -80,6 +89,7 @@ export class Workspace {
     return {
       x: this.#tensor('headX', rows, H),
       residual: this.#tensor('headResidual', rows, H),
+      permuted: this.#layout.parts.headPermuted && this.#tensor('headPermuted', rows, H),
       logits: this.#tensor('logits', rows, V),
     };
   }
@@ -89,20 +99,24 @@ export class Workspace {
   }
 
   #tensor(name: ArenaPart, rows: number, columns: number): Tensor {
-    const { offset, dtype } = this.#layout.parts[name];
+    const { offset, dtype } = this.#layout.parts[name]!;
     return new Tensor(this.#arena, dtype, [rows, columns], { byteOffset: offset });
   }
 }
 
-type ArenaPart = keyof Activations | 'headX' | 'headResidual' | 'logits';
+type ArenaPart = keyof Activations | 'headX' | 'headResidual' | 'headPermuted' | 'logits';
 
 interface ArenaLayout {
-  parts: Record<ArenaPart, { dtype: DType; offset: number }>;
+  parts: Record<ArenaPart, { dtype: DType; offset: number } | undefined>;
   bytes: number;
 }
 
 /** Where each part begins: on boundaries of 256 bytes, which the widest load of every device is content with. */
-function layOut(config: Qwen2Config, { tokens: T, logitRows: R }: StepLimits, activation: DType): ArenaLayout {
+function layOut(
+  { config, permutesColumns, splitsGateUp }: WeightPlan,
+  { tokens: T, logitRows: R }: StepLimits,
+  activation: DType,
+): ArenaLayout {
   const { hiddenSize: H, intermediateSize: I, numAttentionHeads, numKvHeads, headDim: D } = config;
   let bytes = 0;
   const part = (dtype: DType, elements: number) => {
@@ -116,9 +130,12 @@ function layOut(config: Qwen2Config, { tokens: T, logitRows: R }: StepLimits, ac
     qkv: part(activation, T * (numAttentionHeads + 2 * numKvHeads) * D),
     heads: part(activation, T * numAttentionHeads * D),
     hidden: part(activation, T * I),
+    permuted: permutesColumns ? part(activation, T * Math.max(H, numAttentionHeads * D, I)) : undefined,
+    up: splitsGateUp ? part(activation, T * I) : undefined,
     ropeTable: part('f32', T * D),
     headX: part(activation, R * H),
     headResidual: part(activation, R * H),
+    headPermuted: permutesColumns ? part(activation, R * H) : undefined,
     logits: part('f32', R * config.vocabularySize),
   };
   return { parts, bytes };

@@ -1,6 +1,6 @@
 import type { Stream } from '../native/stream.js';
 import type { Tensor } from '../native/tensor.js';
-import type { Linear } from './linear.js';
+import type { Linear, Projection } from './linear.js';
 
 /** Shape of an attention layer. */
 export interface AttentionShape {
@@ -27,25 +27,35 @@ export interface Placement {
   contextLengths: Tensor;
 }
 
+export interface AttentionScratch {
+  /** [T, (Hq + 2·Hkv)·D] */
+  qkv: Tensor;
+  /** [T, Hq·D] */
+  heads: Tensor;
+  /** [T, max(H, Hq·D)], where some weight has an order. */
+  permuted: Tensor | undefined;
+}
+
 /** Grouped-query attention with rotary positions over a paged KV cache. */
 export class Attention {
-  readonly qkv: Linear;
+  readonly qkv: Projection;
   readonly output: Linear;
   /** u8[blocks, bytes of a block]: this layer's part of the KV cache. */
   readonly cache: Tensor;
   readonly #shape: AttentionShape;
 
-  constructor(qkv: Linear, output: Linear, cache: Tensor, shape: AttentionShape) {
+  constructor(qkv: Projection, output: Linear, cache: Tensor, shape: AttentionShape) {
     this.qkv = qkv;
     this.output = output;
     this.cache = cache;
     this.#shape = shape;
   }
 
-  /** x[T, H] → out[T, H] by way of qkv[T, (Hq + 2·Hkv)·D] and heads[T, Hq·D]; out may be x. */
-  forward(stream: Stream, x: Tensor, placement: Placement, qkv: Tensor, heads: Tensor, out: Tensor): void {
+  /** x[T, H] → out[T, H] by way of the scratch; out may be x. */
+  forward(stream: Stream, x: Tensor, placement: Placement, scratch: AttentionScratch, out: Tensor): void {
     const { numHeads, numKvHeads, headDim, blockSize, window } = this.#shape;
-    this.qkv.forward(stream, x, qkv);
+    const { qkv, heads, permuted } = scratch;
+    this.qkv.forward(stream, x, qkv, permuted);
     stream.run('rope_and_cache', {
       qkv,
       rope_table: placement.ropeTable,
@@ -69,6 +79,6 @@ export class Attention {
       window,
       scale: headDim ** -0.5,
     });
-    this.output.forward(stream, heads, out);
+    this.output.forward(stream, heads, out, permuted);
   }
 }

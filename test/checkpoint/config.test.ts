@@ -33,6 +33,17 @@ const qwen2: Record<string, unknown> = {
   vocab_size: 152064,
 };
 
+/** `quantization_config` as AutoAWQ and AutoGPTQ write it. */
+const awq = {
+  bits: 4,
+  group_size: 128,
+  modules_to_not_convert: null,
+  quant_method: 'awq',
+  version: 'gemm',
+  zero_point: true,
+};
+const gptq = { bits: 4, damp_percent: 0.01, desc_act: false, group_size: 128, quant_method: 'gptq', sym: true };
+
 /** Parses the 7B's config.json with these fields in the place of its own; undefined removes a field. */
 const parse = (changes: Record<string, unknown> = {}) =>
   parseConfig(JSON.parse(JSON.stringify({ ...qwen2, ...changes })), 'config.json');
@@ -57,6 +68,7 @@ describe('config.json', () => {
       bosTokenId: 151643,
       eosTokenIds: [151645],
       sourceDtype: 'bfloat16',
+      quantization: undefined,
     });
     assert.equal(rope.inverseFrequencies.length, 64);
     assert.deepEqual(slidingWindows, new Array(28).fill(undefined));
@@ -291,14 +303,55 @@ describe('config.json', () => {
     });
   });
 
+  describe('4-bit weights', () => {
+    const cases: [what: string, given: object, expected: object][] = [
+      ['AWQ', awq, { format: 'awq', groupSize: 128, symmetric: false }],
+      ['AWQ in capitals, groups of 64', { ...awq, version: 'GEMM', group_size: 64 }, { format: 'awq', groupSize: 64 }],
+      ['AWQ by its other names', { quant_method: 'awq', w_bit: 4, q_group_size: 32 }, { groupSize: 32 }],
+      ['GPTQ', gptq, { format: 'gptq', groupSize: 128, symmetric: true }],
+      ['GPTQ, a scale a row', { ...gptq, group_size: -1, sym: false }, { groupSize: -1, symmetric: false }],
+      ['GPTQ in its first format', { ...gptq, checkpoint_format: 'gptq' }, { format: 'gptq' }],
+      ['GPTQ in its second format', { ...gptq, checkpoint_format: 'gptq_v2' }, { format: 'gptq_v2' }],
+      ['GPTQ with an empty table of exceptions', { ...gptq, dynamic: {} }, { format: 'gptq' }],
+    ];
+    for (const [what, given, expected] of cases)
+      it(what, () => {
+        const { quantization } = parse({ quantization_config: given });
+        assert.deepEqual({ ...quantization, ...expected }, quantization);
+      });
+
+    for (const [field, value] of [
+      ['group_size', 'all'],
+      ['group_size', 0],
+      ['group_size', -2],
+      ['zero_point', 1],
+      ['version', 4],
+    ] as const)
+      it(`${field} ${value} is refused`, () =>
+        assertThrowsQwen2(
+          () => parse({ quantization_config: { ...awq, [field]: value } }),
+          'invalid_checkpoint',
+          `quantization_config: ${field} is`,
+        ));
+  });
+
   describe('what this version does not run is unsupported, and named', () => {
     const cases: [what: string, changes: Record<string, unknown>, named: string][] = [
       ['Llama', { architectures: ['LlamaForCausalLM'], model_type: 'llama' }, 'model_type is "llama"'],
       ['Qwen2-MoE', { architectures: ['Qwen2MoeForCausalLM'], model_type: 'qwen2_moe' }, 'model_type is "qwen2_moe"'],
       ['Qwen2-VL', { model_type: 'qwen2_vl' }, 'model_type is "qwen2_vl"'],
       ['Qwen3', { model_type: 'qwen3' }, 'model_type is "qwen3"'],
-      ['AWQ', { quantization_config: { quant_method: 'awq', bits: 4 } }, 'quant_method "awq"'],
-      ['GPTQ', { quantization_config: { quant_method: 'gptq', bits: 4 } }, 'quant_method "gptq"'],
+      ['3 bits', { quantization_config: { quant_method: 'gptq', bits: 3 } }, '3 bits'],
+      ['8 bits', { quantization_config: { quant_method: 'awq', bits: 8 } }, '8 bits'],
+      ['another method', { quantization_config: { quant_method: 'bitsandbytes', bits: 4 } }, '"bitsandbytes"'],
+      ['an AWQ for one kernel', { quantization_config: { ...awq, version: 'gemv' } }, 'version "gemv"'],
+      ['a GPTQ for one kernel', { quantization_config: { ...gptq, checkpoint_format: 'marlin' } }, '"marlin"'],
+      ['groups of 16', { quantization_config: { ...awq, group_size: 16 } }, 'group_size 16'],
+      [
+        'other bits for some modules',
+        { quantization_config: { ...gptq, dynamic: { '+:.*down.*': { bits: 8 } } } },
+        'other bits for some modules',
+      ],
       ['a quantization without a name', { quantization_config: {} }, 'quant_method missing'],
       ['another activation', { hidden_act: 'gelu' }, 'hidden_act is "gelu"'],
       ['rotation by another rule', { rope_scaling: { rope_type: 'llama3', factor: 8 } }, 'of type "llama3"'],

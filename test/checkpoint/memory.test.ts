@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { parseConfig } from '../../lib/checkpoint/config.js';
 import { type EngineOptions, type EnginePlan, planMemory } from '../../lib/engine/memory.js';
 import { KvCache } from '../../lib/model/kvCache.js';
+import { planRandomWeights } from '../../lib/model/plan.js';
 import { Device } from '../../lib/native/device.js';
 import { smallConfig } from '../support/checkpointFiles.js';
 import { assertThrowsQwen2 } from '../support/errors.js';
@@ -21,7 +22,7 @@ describe('memory plan', () => {
   after(() => device.dispose());
 
   const plan = (options: object = {}, freeBytes = gigabyte): EnginePlan =>
-    planMemory(device, config, 'bf16', freeBytes, options as EngineOptions);
+    planMemory(device, planRandomWeights(config), 'bf16', freeBytes, options as EngineOptions);
 
   it('by default holds 16 whole contexts, where memory allows', () => {
     const { contextLength, cacheBlocks, limits, cacheBytes } = plan();
@@ -96,7 +97,7 @@ describe('memory plan', () => {
   for (const [what, options, freeBytes] of unfit)
     it(`says what is needed and what is free, where ${what} does not fit`, () => {
       assert.throws(
-        () => planMemory(device, configOf(2 ** 20), 'bf16', freeBytes, options),
+        () => planMemory(device, planRandomWeights(configOf(2 ** 20)), 'bf16', freeBytes, options),
         ({ code, message }: Error & { code?: string }) => {
           const numbers = /need (\d+) MB on reference, where (\d+) MB are free .* lower contextLength/;
           const [, needed, free] = numbers.exec(message) ?? assert.fail(message);

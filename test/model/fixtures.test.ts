@@ -10,8 +10,10 @@ import {
   type ExpectedPrompt,
   type FixtureName,
   fixtureFolder,
+  int4Fixtures,
 } from '../support/checkpoints.js';
 import { assertClose } from '../support/compare.js';
+import { dequantized } from '../support/dequantize.js';
 import { type DeviceCase, devicesUnderTest, reference, requireDevice } from '../support/opBench.js';
 import { observeStates } from '../support/states.js';
 
@@ -113,6 +115,49 @@ function stateTolerance(state: Float32Array): number {
   const spread = Math.sqrt(state.reduce((sum, x) => sum + x * x, 0) / state.length);
   return (float32Tolerance * spread) / 3;
 }
+
+describe("4-bit checkpoints against Hugging Face's code on their weights in float32", () => {
+  // The embedding table and the LM head, f16 in the checkpoint, are rounded to bf16: what remains where the rest is exact.
+  const withRoundedTable = () => 0.05;
+  // Activations of 8 bits add their own error to that of bf16.
+  const withRoundedActivations = ({ low_precision_error }: ExpectedPrompt) => 4 * low_precision_error.bf16;
+
+  const ways: { title: string; device: DeviceCase; load: LoadOptions; tolerance: (of: ExpectedPrompt) => number }[] = [
+    { title: 'reference in float32', device: reference, load: { dtype: 'f32' }, tolerance: withRoundedTable },
+    ...[reference, ...devicesUnderTest].flatMap((device) => [
+      { title: `${device.title}, exact`, device, load: { exact: true }, tolerance: bf16Tolerance },
+      ...(device.name === 'cpu' ? [{ title: device.title, device, load: {}, tolerance: withRoundedActivations }] : []),
+    ]),
+  ];
+
+  for (const { title, device, load, tolerance } of ways)
+    describe(title, () => {
+      for (const fixture of int4Fixtures)
+        describeFixture(fixture, { ...optionsOf(device), ...load }, device, (of) => {
+          it('logits', () => assertLogits(of(), tolerance));
+          it('greedy continuations', () => assertGreedy(of()));
+        });
+    });
+
+  for (const fixture of int4Fixtures)
+    it(`${fixture}: states of every layer`, async () => {
+      const expected = await Expected.read(fixture);
+      const states = await observeStates(fixture, expected.hiddenPrompt.tokens);
+      assert.deepEqual([...states.keys()].sort(), expected.stateNames.sort());
+      for (const [name, state] of states) {
+        const wanted = await expected.tensor(`${expected.hiddenPrompt.name}.${name}`);
+        assertClose(state, wanted, 50 * stateTolerance(wanted), name);
+      }
+    });
+
+  for (const fixture of int4Fixtures)
+    it(`${fixture}: a matrix as their own code dequantizes it, to the last bit`, async () => {
+      const expected = await Expected.read(fixture);
+      const [module] = expected.dequantizedModules;
+      const transposed = await expected.tensor(`dequant.${module}`);
+      assert.deepEqual(await dequantized(fixture, module!), transposed);
+    });
+});
 
 describe('what config.json says', () => {
   const alterations: { fixture: FixtureName; title: string; fields: Record<string, unknown> }[] = [

@@ -6,7 +6,7 @@ import { packageFolder } from '../../lib/native/addon.js';
 /** The book-reading model of models/demo. */
 export const demoFolder = join(packageFolder, 'models', 'demo', 'checkpoint');
 
-/** The dense tiny models of test/fixtures/models; the README there says what each exercises. */
+/** The tiny models in bf16 of test/fixtures/models; the README there says what each exercises. */
 export const denseFixtures = [
   'qwen1.5-mha',
   'qwen2-gqa',
@@ -16,7 +16,10 @@ export const denseFixtures = [
   'qwen2-yarn',
 ] as const;
 
-export type FixtureName = (typeof denseFixtures)[number];
+/** Those with 4-bit weights: AWQ; GPTQ with zero biases where Qwen2 has none; GPTQ with columns sorted by weight. */
+export const int4Fixtures = ['qwen2-awq', 'qwen2-gptq', 'qwen2-gptq-actorder'] as const;
+
+export type FixtureName = (typeof denseFixtures | typeof int4Fixtures)[number];
 
 export function fixtureFolder(name: FixtureName): string {
   return join(packageFolder, 'test', 'fixtures', 'models', name);
@@ -59,6 +62,11 @@ export class Expected {
     const prefix = `${this.hiddenPrompt.name}.`;
     const isState = (name: string) => name.startsWith(prefix) && !name.endsWith('_logits');
     return [...this.#tensors.keys()].filter(isState).map((name) => name.slice(prefix.length));
+  }
+
+  /** Modules of which the file has the weight dequantized, [in, out]. */
+  get dequantizedModules(): string[] {
+    return [...this.#tensors.keys()].flatMap((name) => (name.startsWith('dequant.') ? [name.slice(8)] : []));
   }
 
   /** A float32 tensor of expected.safetensors. */

@@ -53,8 +53,12 @@ export class EngineBench {
     const device = Device.open(name, { simd, threads: 2 });
     const stream = device.createStream();
     const weights = await loadWeights(checkpoint, device, stream);
-    const plan = planMemory(device, config, dtype, device.describe().freeBytes, { contextLength: 256, ...options });
-    const engine = await Engine.create({ device, stream, config, weights, plan, activation: dtype, capture });
+    const plan = planMemory(device, weights.plan, dtype, device.describe().freeBytes, {
+      contextLength: 256,
+      ...options,
+    });
+    const precision = { exact: false, batchInvariant: false };
+    const engine = await Engine.create({ device, stream, weights, precision, plan, activation: dtype, capture });
     const makeModel = async () => {
       const tokenizer = await loadTokenizer(folder);
       // The device outlives the model, to be asked what memory is left.

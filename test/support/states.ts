@@ -22,10 +22,10 @@ export async function observeStates(
   const stream = device.createStream();
   const weights = await loadWeights(checkpoint, device, stream);
   const cache = await KvCache.allocate(device, config, 'f32', blocksPerSequence);
-  const workspace = await Workspace.allocate(device, config, limits, 'f32');
+  const workspace = await Workspace.allocate(device, weights.plan, limits, 'f32');
   const inputs = new StepInputs(device, stream, limits);
   const rows = device.tensor('i32', [T]);
-  const model = new Qwen2(config, weights, cache, workspace, device, stream);
+  const model = new Qwen2(weights, { exact: true, batchInvariant: false }, cache, workspace, device, stream);
   try {
     const ascending = Int32Array.from({ length: T }, (_, i) => i);
     inputs.uploadBlocks(stream, 0, 0, ascending.slice(0, blocksPerSequence));
