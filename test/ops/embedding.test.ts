@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
+import type { Tensor } from '../../lib/native/tensor.js';
 import { assertSameBits } from '../support/compare.js';
 import { describeContract } from '../support/contract.js';
+import { int8Weight, roundedToInt8 } from '../support/int8Weights.js';
 import {
   activationsOf,
   type DeviceCase,
@@ -33,18 +35,42 @@ const cases: Case[] = [
     H: 18,
   },
   { title: 'no tokens', ids: [], V: 4, H: 8 },
+  { title: 'three groups of columns, strided rows', ids: [70, 0, 64, 64, 1], V: 71, H: 96, gap: 6 },
+  { title: 'groups of 64', ids: [2, 129, 63], V: 130, H: 192 },
   { title: 'the width of 0.5B', ids: [129, 0, 64, 63], V: 130, H: 896 },
   { title: 'the width of 72B', ids: [65, 1], V: 66, H: 8192 },
 ];
 
+interface Table {
+  make: (bench: OpBench, given: Case, values: ArrayLike<number>) => Tensor;
+  /** The numbers that it then holds. */
+  holds: (values: Float64Array, given: Case) => Float64Array;
+  takes: (given: Case) => boolean;
+}
+
+/** The largest group of columns that H is a multiple of. */
+const groupOf = ({ H }: Case) => [128, 64, 32].find((group) => H % group === 0)!;
+
 /** The table as a plain tensor, and as the LM head's weight. */
-const tables = {
-  'a plain table': (bench: OpBench, { V, H, gap = 0 }: Case, values: ArrayLike<number>) =>
-    bench.from('bf16', [V, H], values, H + gap),
-  'the weight of the LM head': (bench: OpBench, { V, H }: Case, values: ArrayLike<number>) => {
-    const table = bench.weight('linearWeight', V, H);
-    bench.run('linear_pack', { source: bench.from('bf16', [V, H], values), weight: table, row_offset: 0 });
-    return table;
+const tables: Record<string, Table> = {
+  'a plain table': {
+    make: (bench, { V, H, gap = 0 }, values) => bench.from('bf16', [V, H], values, H + gap),
+    holds: (values) => values,
+    takes: () => true,
+  },
+  'the weight of the LM head': {
+    make: (bench, { V, H }, values) => {
+      const table = bench.weight('linearWeight', V, H);
+      bench.run('linear_pack', { source: bench.from('bf16', [V, H], values), weight: table, row_offset: 0 });
+      return table;
+    },
+    holds: (values) => values,
+    takes: () => true,
+  },
+  'the int8 weight of the LM head': {
+    make: (bench, given, values) => int8Weight(bench, given.V, given.H, groupOf(given), values),
+    holds: (values, given) => roundedToInt8(values, groupOf(given)).weight,
+    takes: ({ H }) => H % 32 === 0,
   },
 };
 
@@ -55,8 +81,8 @@ for (const device of [reference, ...devicesUnderTest])
     });
 
     for (const dtype of activationsOf(device))
-      for (const [kind, makeTable] of Object.entries(tables))
-        for (const given of cases)
+      for (const [kind, table] of Object.entries(tables))
+        for (const given of cases.filter(table.takes))
           it(`${given.title}, from ${kind} to ${dtype}`, () =>
             withBench(device, async (bench) => {
               const { ids, V, H, gap = 0 } = given;
@@ -64,21 +90,21 @@ for (const device of [reference, ...devicesUnderTest])
               const out = bench.empty(dtype, [ids.length, H], H + gap);
               bench.run('embedding', {
                 ids: bench.from('i32', [ids.length], ids),
-                table: makeTable(bench, given, values),
+                table: table.make(bench, given, values),
                 out,
               });
-              const expected = ids.flatMap((id) => [...values.subarray(id * H, (id + 1) * H)]);
+              const held = heldAs(dtype, table.holds(values, given));
+              const expected = ids.flatMap((id) => [...held.subarray(id * H, (id + 1) * H)]);
               assertSameBits(await bench.read(out), expected);
               await bench.requireGapsUntouched(out);
             }));
 
     for (const id of [7, -1, 2 ** 31 - 1, -(2 ** 31)])
-      for (const [kind, makeTable] of Object.entries(tables))
+      for (const [kind, { make }] of Object.entries(tables))
         it(`reports token id ${id} outside ${kind}, naming the row`, () =>
           withBench(device, async (bench) => {
-            const shape = { title: '', ids: [], V: 7, H: 4 };
-            const table = makeTable(bench, shape, uniforms(28, 1));
-            const out = bench.empty('bf16', [3, 4]);
+            const table = make(bench, { title: '', ids: [], V: 7, H: 32 }, uniforms(7 * 32, 1));
+            const out = bench.empty('bf16', [3, 32]);
             bench.run('embedding', { ids: bench.from('i32', [3], [6, id, 0]), table, out });
             await assert.rejects(bench.stream.synchronized(), {
               code: 'invalid_argument',
@@ -124,7 +150,12 @@ describeContract({
     {
       title: 'a table of f32',
       change: (bench) => ({ table: bench.empty('f32', [5, 6]) }),
-      says: /table must be bf16/,
+      says: /table must be bf16 or int8/,
+    },
+    {
+      title: 'a weight of int4',
+      change: (bench) => ({ table: bench.weight('linearWeight', 8, 32, { dtype: 'int4', group: 32 }) }),
+      says: /table must be bf16 or int8/,
     },
   ],
 });

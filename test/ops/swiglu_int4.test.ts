@@ -26,6 +26,7 @@ import {
   exactnessOf,
   type QuantizedProducts,
   quantizedProducts,
+  rowsOf150,
   sumErrors,
 } from '../support/quantizedProducts.js';
 import { permutation, uniforms } from '../support/uniforms.js';
@@ -223,20 +224,6 @@ interface Company {
   I: number;
 }
 
-/** First rows and numbers of rows that are multiplied alone. */
-const parts = [
-  [0, 1],
-  [149, 1],
-  [3, 2],
-  [5, 3],
-  [11, 4],
-  [7, 9],
-  [2, 16],
-  [100, 17],
-  [9, 33],
-  [20, 100],
-] as const;
-
 const companies: Company[] = [
   ...['scalar', 'avx2', 'avx512'].flatMap((simd) =>
     [0, 1].map((exact) => ({
@@ -263,7 +250,7 @@ describe('swiglu_int4', () => {
         });
       const together = await activate(threads[0]!);
       for (const number of threads.slice(1)) assertSameBits(await activate(number), together);
-      for (const [row, rows] of parts)
+      for (const [row, rows] of rowsOf150)
         assertSameBits(
           await activate(threads.at(-1)!, row, rows),
           together.subarray(row * I, (row + rows) * I),

@@ -110,3 +110,17 @@ function meanRelativeError(actual: Float64Array, expected: Float64Array): number
   const total = expected.reduce((sum, value) => sum + Math.abs(value), 0);
   return total === 0 ? 0 : expected.reduce((sum, value, i) => sum + Math.abs(actual[i]! - value), 0) / total;
 }
+
+/** Some of 150 rows, by the first and their number: what is multiplied alone, and must give the same bits. */
+export const rowsOf150 = [
+  [0, 1],
+  [149, 1],
+  [3, 2],
+  [5, 3],
+  [11, 4],
+  [7, 9],
+  [2, 16],
+  [100, 17],
+  [9, 33],
+  [20, 100],
+] as const;
