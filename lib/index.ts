@@ -6,9 +6,8 @@ export type { FinishReason, Logprobs, TokenLogprob } from './engine/sequence.js'
 export type { ChoiceResult, Piece } from './generation/choice.js';
 export type { Generation, GenerationResult, Usage } from './generation/generation.js';
 export { type CheckpointSummary, type DeviceFit, inspectCheckpoint } from './generation/inspect.js';
-export { type LoadOptions, loadModel, type RandomModel } from './generation/loadModel.js';
+export { type LoadOptions, loadModel, type RandomModel, type WeightOptions } from './generation/loadModel.js';
 export type { GenerateOptions, Model, ModelMemory, Prompt, Score } from './generation/model.js';
-export type { WeightOptions } from './model/plan.js';
 export type { DeviceLimits } from './native/addon.js';
 export { type DeviceOptions, type DeviceStatus, listDevices, measureDevice } from './native/device.js';
 export { Qwen2Error, type Qwen2ErrorCode } from './native/errors.js';

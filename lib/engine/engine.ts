@@ -1,5 +1,5 @@
 import { blockSize, KvCache } from '../model/kvCache.js';
-import { Qwen2 } from '../model/qwen2.js';
+import { type Precision, Qwen2 } from '../model/qwen2.js';
 import { StepInputs } from '../model/step.js';
 import type { Weights } from '../model/weights.js';
 import { Workspace } from '../model/workspace.js';
@@ -7,7 +7,6 @@ import type { Device } from '../native/device.js';
 import { Qwen2Error } from '../native/errors.js';
 import type { Stream } from '../native/stream.js';
 import type { DType } from '../native/tensor.js';
-import type { Precision } from '../nn/linear.js';
 import { Sampler } from '../sampler/sampler.js';
 import { BlockAllocator } from './blockAllocator.js';
 import type { EnginePlan } from './memory.js';

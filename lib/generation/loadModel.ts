@@ -14,6 +14,8 @@ import type { Stream } from '../native/stream.js';
 import { hasTokenizer, loadTokenizer, type Tokenizer } from '../tokenizer/tokenizer.js';
 import { Model } from './model.js';
 
+export type { WeightOptions } from '../model/plan.js';
+
 /** A model of any shape without a checkpoint, for benchmarks. */
 export interface RandomModel {
   /** What config.json would hold, or the name of a known shape. */

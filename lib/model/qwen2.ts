@@ -13,6 +13,8 @@ import type { Step } from './step.js';
 import type { Weights } from './weights.js';
 import type { Activations, Workspace } from './workspace.js';
 
+export type { Precision } from '../nn/linear.js';
+
 /** Called with every state that has a name, at the place in the stream where it holds. For tests. */
 export type Observer = (name: string, state: Tensor) => void;
 

@@ -116,13 +116,15 @@ function operations() {
 }
 
 /** End to end, random weights. */
-function model(shape, promptTokens, newTokens, sequences) {
+function model(shape, weights, promptTokens, newTokens, sequences) {
   const size = ['-p', promptTokens, '-n', newTokens, '-b', sequences].map(String);
-  const args = ['dist/lib/cli/main.js', 'bench', '--device', 'cuda', '--shape', shape, ...size, '--repeat', '2'];
-  const { status, stdout } = run(`${shape} ${size.join(' ')}`, process.execPath, args, 90);
+  const kind = weights === 'int4' ? ['--quantize', 'int4'] : [];
+  const args = ['dist/lib/cli/main.js', 'bench', '--device', 'cuda', '--shape', shape, ...kind, ...size, '--repeat', '2'];
+  const { status, stdout } = run(`${shape} ${weights} ${size.join(' ')}`, process.execPath, args, 90);
   const last = stdout.trim().split('\n').at(-1) ?? '';
   results.models.push({
     shape,
+    weights,
     promptTokens,
     newTokens,
     sequences,
@@ -139,9 +141,11 @@ test('operations', ['dist/test/ops/*.test.js'], 120);
 test('models', ['dist/test/model/*.test.js'], 60);
 test('engine and generation', ['dist/test/engine/engine.test.js', 'dist/test/generation/*.test.js'], 60, 'cuda');
 operations();
-for (const sequences of [1, 8, 64]) model('qwen2-0.5b', 512, 64, sequences);
-for (const sequences of [1, 8, 64]) model('qwen2-7b', 512, 64, sequences);
-for (const sequences of [1, 8]) model('qwen2-72b', 512, 32, sequences);
+for (const sequences of [1, 8, 64, 128, 256]) model('qwen2-72b', 'int4', 512, 32, sequences);
+for (const weights of ['bf16', 'int4'])
+  for (const shape of ['qwen2-0.5b', 'qwen2-7b'])
+    for (const sequences of [1, 8, 64]) model(shape, weights, 512, 64, sequences);
+for (const sequences of [1, 8]) model('qwen2-72b', 'bf16', 512, 32, sequences);
 sanitize();
 results.ended = new Date().toISOString();
 save();
