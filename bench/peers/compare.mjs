@@ -57,6 +57,8 @@ for (const sequences of options.sequences.split(',').map(Number)) {
     const bandwidth = figure.startsWith('decode')
       ? `${(100 * median(pairs.map(([our]) => our.decodeBandwidthFraction))).toFixed(0)}%`
       : '';
-    console.log(`| ${sequences} | ${figure.replace('TokensPerSecond', '')} | ${of(0)} | ${of(1)} | ${ratio} | ${bandwidth} |`);
+    console.log(
+      `| ${sequences} | ${figure.replace('TokensPerSecond', '')} | ${of(0)} | ${of(1)} | ${ratio} | ${bandwidth} |`,
+    );
   }
 }

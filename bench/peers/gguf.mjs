@@ -3,8 +3,8 @@
 //
 // Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
-import { createWriteStream } from 'node:fs';
 import { once } from 'node:events';
+import { createWriteStream } from 'node:fs';
 
 const alignment = 32;
 /** ggml's number of a type, elements and bytes of a block, and where in a block its f16 scale is. */
@@ -113,7 +113,11 @@ function tensorsOf(config) {
     matrix(`blk.${i}.ffn_down`, H, I),
   ]).flat();
   // llama-quantize keeps the LM head, here the embedding table, at 6 bits, or 8 where rows are no multiple of 256.
-  const table = { name: 'token_embd.weight', shape: [config.vocab_size, H], type: H % 256 === 0 ? types.q6_K : types.q8_0 };
+  const table = {
+    name: 'token_embd.weight',
+    shape: [config.vocab_size, H],
+    type: H % 256 === 0 ? types.q6_K : types.q8_0,
+  };
   return [table, ...layers, vector('output_norm.weight', H)];
 }
 
