@@ -119,7 +119,18 @@ function operations() {
 function model(shape, weights, promptTokens, newTokens, sequences) {
   const size = ['-p', promptTokens, '-n', newTokens, '-b', sequences].map(String);
   const kind = weights === 'int4' ? ['--quantize', 'int4'] : [];
-  const args = ['dist/lib/cli/main.js', 'bench', '--device', 'cuda', '--shape', shape, ...kind, ...size, '--repeat', '2'];
+  const args = [
+    'dist/lib/cli/main.js',
+    'bench',
+    '--device',
+    'cuda',
+    '--shape',
+    shape,
+    ...kind,
+    ...size,
+    '--repeat',
+    '2',
+  ];
   const { status, stdout } = run(`${shape} ${weights} ${size.join(' ')}`, process.execPath, args, 90);
   const last = stdout.trim().split('\n').at(-1) ?? '';
   results.models.push({
