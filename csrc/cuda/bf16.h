@@ -41,4 +41,23 @@ __device__ inline void store_vector(bf16* to, const float (&x)[vector_bf16]) {
       make_uint4(cvt_bf16x2(x[0], x[1]), cvt_bf16x2(x[2], x[3]), cvt_bf16x2(x[4], x[5]), cvt_bf16x2(x[6], x[7]));
 }
 
+// The same, and single elements where rows do not begin at such addresses.
+template <int width>
+__device__ inline void load_elements(float (&x)[width], const bf16* from) {
+  if constexpr (width == vector_bf16) {
+    load_vector(x, from);
+  } else {
+    x[0] = load_float(from);
+  }
+}
+
+template <int width>
+__device__ inline void store_elements(bf16* to, const float (&x)[width]) {
+  if constexpr (width == vector_bf16) {
+    store_vector(to, x);
+  } else {
+    store_float(to, x[0]);
+  }
+}
+
 }  // namespace qwen2::cuda

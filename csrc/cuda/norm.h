@@ -17,24 +17,6 @@ struct NormShared {
 // Where a launch's rows can be touched 16 bytes at a time, and where they can't.
 constexpr int norm_vector = vector_bf16;
 
-template <int width>
-__device__ inline void load_elements(float (&x)[width], const bf16* from) {
-  if constexpr (width == vector_bf16) {
-    load_vector(x, from);
-  } else {
-    x[0] = load_float(from);
-  }
-}
-
-template <int width>
-__device__ inline void store_elements(bf16* to, const float (&x)[width]) {
-  if constexpr (width == vector_bf16) {
-    store_vector(to, x);
-  } else {
-    store_float(to, x[0]);
-  }
-}
-
 // out = x / rms(x) · weight; `load` gives elements i … of x and is called twice for each.
 template <int width, typename Load>
 __device__ inline void normalize_row(const Load& load, const float* weight, bf16* out, int64_t size, float eps) {
