@@ -1,3 +1,11 @@
+export { type BatchFileOptions, type BatchFileProgress, runBatchFile } from './batch/batchFile.js';
+export {
+  type BatchOptions,
+  type BatchOutcome,
+  type BatchProgress,
+  type BatchRequest,
+  generateBatch,
+} from './batch/generateBatch.js';
 export type { Qwen2Config } from './checkpoint/config.js';
 export type { GenerationConfig } from './checkpoint/generationConfig.js';
 export type { LoadProgress } from './checkpoint/loader.js';
