@@ -161,6 +161,28 @@ __device__ inline uint32_t cvt_bf16x2(float low, float high) {
 #endif
 }
 
+// A float to f16, round to nearest even: its bits.
+__device__ inline uint16_t cvt_f16(float x) {
+#if defined(QWEN2_EMULATED)
+  return to_f16(x).bits;
+#else
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;\n" : "=h"(bits) : "f"(x));
+  return bits;
+#endif
+}
+
+// The f16 of some bits to a float.
+__device__ inline float cvt_float(uint16_t bits) {
+#if defined(QWEN2_EMULATED)
+  return to_float(f16{bits});
+#else
+  float x;
+  asm("cvt.f32.f16 %0, %1;\n" : "=f"(x) : "h"(bits));
+  return x;
+#endif
+}
+
 // 2ˣ, to 2 ulps; subnormal results are zero.
 __device__ inline float ex2_approx(float x) {
 #if defined(QWEN2_EMULATED)
