@@ -119,7 +119,9 @@ export class Engine {
   async #run(): Promise<void> {
     for (let entries = this.#scheduler.next(); entries.length > 0; entries = this.#scheduler.next()) {
       try {
-        for (const outcome of await this.#runner.run(entries)) this.#settle(outcome);
+        const outcomes = await this.#runner.run(entries);
+        for (const entry of entries) this.#scheduler.advance(entry);
+        for (const outcome of outcomes) this.#settle(outcome);
       } catch (error) {
         for (const { sequence } of entries) this.#fail(sequence, error);
       }

@@ -63,8 +63,7 @@ export class Runner {
     const sampled = isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
     // The earliest error of the stream names the operation; downloads behind it only repeat it.
     const [results] = await Promise.all([sampled, this.#stream.synchronized()]);
-    return entries.map(({ sequence, count }) => {
-      sequence.computed += count;
+    return entries.map(({ sequence }) => {
       const row = results.get(sequence);
       return row === undefined ? { sequence } : { sequence, token: row.token, logprobs: reported(sequence, row) };
     });

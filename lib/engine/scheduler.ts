@@ -1,5 +1,6 @@
-import type { BlockAllocator } from './blockAllocator.js';
+import { type BlockAllocator, noPrefix } from './blockAllocator.js';
 import type { Sequence } from './sequence.js';
+import { WaitingLine } from './waitingLine.js';
 
 /** A sequence's part of a step: its next `count` tokens. */
 export interface StepEntry {
@@ -15,32 +16,65 @@ export interface SchedulerLimits {
 }
 
 /**
- * Decides what the next step computes: first one token of every sequence that is generating, then prompts, in the order
- * in which they came, cut into chunks that fit the rest of the step.
+ * By how many later arrivals a sequence is overtaken for each step of priority below theirs. Bounded, so that nothing waits
+ * for ever.
+ */
+export const arrivalsPerPriority = 1000;
+
+/** How many waiting sequences are looked at in a step beyond those that start, because their prefix is being computed. */
+const lookahead = 64;
+
+/**
+ * Decides what the next step computes: first one token of every sequence that is generating, then prompts, in the order of
+ * their turns, cut into chunks that fit the rest of the step.
  *
- * A prompt is admitted when the cache has room for all of it. When generating sequences outgrow the cache, the one that
- * came last gives up its blocks and is computed anew later (recomputation, as in vLLM: arXiv:2309.06180).
+ * A prompt is admitted when the cache has room for all of it that is not there already; one whose prefix another sequence
+ * is just computing waits for that. When generating sequences outgrow the cache, the one whose turn is last gives up its
+ * blocks and is computed anew later (recomputation, as in vLLM: arXiv:2309.06180).
+ *
+ * A step costs as much as it has sequences, however many wait.
  */
 export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #allocator: BlockAllocator;
+  /** In the order of their turns. */
   readonly #running: Sequence[] = [];
   readonly #waiting = new WaitingLine();
+  /** The next full block of each prompt that is being computed, by its key. */
+  readonly #inProgress = new Map<string, Sequence>();
+  #arrivals = 0;
+  #waitingCount = 0;
+  /** Tokens of admitted prompts, and how many of them were in the cache. */
+  readonly prefixes = { tokens: 0, found: 0 };
+  preemptions = 0;
 
   constructor(limits: SchedulerLimits, allocator: BlockAllocator) {
     this.#limits = limits;
     this.#allocator = allocator;
   }
 
+  get running(): number {
+    return this.#running.length;
+  }
+
+  get waiting(): number {
+    return this.#waitingCount;
+  }
+
   add(sequence: Sequence): void {
-    this.#waiting.push(sequence);
+    sequence.turn = this.#arrivals++ + arrivalsPerPriority * sequence.request.priority;
+    this.#wait(sequence);
   }
 
   /** Ends a sequence, wherever it is. Its blocks are free for work that is enqueued from here on. */
   remove(sequence: Sequence): void {
+    if (sequence.ended) return;
     sequence.ended = true;
     const index = this.#running.indexOf(sequence);
-    if (index < 0) return;
+    if (index < 0) {
+      this.#waitingCount--;
+      return;
+    }
     this.#running.splice(index, 1);
     this.#release(sequence);
   }
@@ -65,77 +99,125 @@ export class Scheduler {
     };
     const generating = new Set(entries.map(({ sequence }) => sequence));
     for (const sequence of this.#running) if (!generating.has(sequence)) take(sequence);
-    while (budget > 0 && this.#admit()) take(this.#running.at(-1)!);
+    const postponed: Sequence[] = [];
+    while (budget > 0 && postponed.length < lookahead) {
+      const admitted = this.#admit(postponed);
+      if (admitted === undefined) break;
+      take(admitted);
+    }
+    for (const sequence of postponed) this.#waiting.push(sequence);
     return entries;
   }
 
-  /** Gives a generating sequence room for its next token, at the cost of those that came later, and of itself last. */
+  /** Takes note that a step's entry was computed. */
+  advance({ sequence, count }: StepEntry): void {
+    if (sequence.ended) return;
+    sequence.computed += count;
+    this.#remember(sequence);
+    this.#announce(sequence);
+  }
+
+  #wait(sequence: Sequence): void {
+    this.#waiting.push(sequence);
+    this.#waitingCount++;
+  }
+
+  /** Gives a generating sequence room for its next token, at the cost of those whose turns are later, and of itself last. */
   #makeRoom(sequence: Sequence): boolean {
     while (!this.#allocator.extend(sequence.blocks, sequence.tokens.length)) {
       const last = this.#running.pop()!;
       this.#release(last);
-      this.#waiting.pushFront(last);
+      this.#wait(last);
+      this.preemptions++;
       if (last === sequence) return false;
     }
     return true;
   }
 
-  #admit(): boolean {
+  /** The first of those that wait, if there is room for it; those whose prefix is being computed are postponed. */
+  #admit(postponed: Sequence[]): Sequence | undefined {
+    if (this.#running.length >= this.#limits.sequences) return undefined;
+    for (let sequence = this.#waiting.first(); sequence !== undefined; sequence = this.#waiting.first()) {
+      this.#reuse(sequence);
+      if (!this.#waitsForPrefix(sequence)) break;
+      this.#release(sequence);
+      this.#waiting.shift();
+      postponed.push(sequence);
+      if (postponed.length === lookahead) return undefined;
+    }
     const sequence = this.#waiting.first();
-    if (sequence === undefined || this.#running.length >= this.#limits.sequences) return false;
-    if (!this.#allocator.extend(sequence.blocks, sequence.tokens.length)) return false;
+    if (sequence === undefined) return undefined;
+    if (!this.#allocator.extend(sequence.blocks, sequence.tokens.length)) {
+      this.#release(sequence);
+      return undefined;
+    }
     this.#waiting.shift();
-    this.#running.push(sequence);
-    return true;
+    this.#waitingCount--;
+    this.#start(sequence);
+    this.prefixes.tokens += sequence.tokens.length;
+    this.prefixes.found += sequence.computed;
+    this.#announce(sequence);
+    return sequence;
+  }
+
+  #start(sequence: Sequence): void {
+    let at = this.#running.length;
+    while (at > 0 && this.#running[at - 1]!.turn > sequence.turn) at--;
+    this.#running.splice(at, 0, sequence);
+  }
+
+  /** Gives a sequence what the cache has of its tokens, but for the last one: something must be computed. */
+  #reuse(sequence: Sequence): void {
+    if (!sequence.readsPrefixes) return;
+    sequence.prefix = this.#allocator.reuse(sequence.blocks, sequence.tokens, sequence.tokens.length - 1);
+    sequence.remembered = sequence.blocks.length;
+    sequence.computed = sequence.remembered * this.#allocator.blockSize;
+  }
+
+  #waitsForPrefix(sequence: Sequence): boolean {
+    const key = sequence.readsPrefixes ? this.#nextKey(sequence) : undefined;
+    return key !== undefined && this.#inProgress.has(key);
+  }
+
+  /** The key of the first full block that is not remembered. */
+  #nextKey({ tokens, prefix, remembered }: Sequence): string | undefined {
+    const start = remembered * this.#allocator.blockSize;
+    const isFull = start + this.#allocator.blockSize <= tokens.length;
+    return isFull ? this.#allocator.keyOf(prefix, tokens, start) : undefined;
+  }
+
+  #remember(sequence: Sequence): void {
+    const { blockSize } = this.#allocator;
+    const { blocks, tokens } = sequence;
+    for (; (sequence.remembered + 1) * blockSize <= sequence.computed; sequence.remembered++) {
+      const start = sequence.remembered * blockSize;
+      sequence.prefix = this.#allocator.remember(blocks[sequence.remembered]!, sequence.prefix, tokens, start);
+    }
+  }
+
+  /** Tells others which block a prompt's next tokens will fill. */
+  #announce(sequence: Sequence): void {
+    this.#retract(sequence);
+    const key = isGenerating(sequence) ? undefined : this.#nextKey(sequence);
+    if (key === undefined || this.#inProgress.has(key)) return;
+    this.#inProgress.set(key, sequence);
+    sequence.announced = key;
+  }
+
+  #retract(sequence: Sequence): void {
+    if (sequence.announced !== undefined) this.#inProgress.delete(sequence.announced);
+    sequence.announced = undefined;
   }
 
   #release(sequence: Sequence): void {
+    this.#retract(sequence);
     this.#allocator.release(sequence.blocks);
     sequence.blocks = [];
-    sequence.computed = 0;
+    sequence.computed = sequence.remembered = 0;
+    sequence.prefix = noPrefix;
   }
 }
 
 function isGenerating(sequence: Sequence): boolean {
   return sequence.pending === 1 && sequence.computed > 0;
-}
-
-/** First come, first served; what was put back goes first. Ended sequences drop out when their turn comes. */
-class WaitingLine {
-  #items: Sequence[] = [];
-  #head = 0;
-  /** Last in, first out: of two that were put back, the one that came earlier was put back later. */
-  readonly #putBack: Sequence[] = [];
-
-  push(sequence: Sequence): void {
-    this.#items.push(sequence);
-  }
-
-  pushFront(sequence: Sequence): void {
-    this.#putBack.push(sequence);
-  }
-
-  first(): Sequence | undefined {
-    while (this.#putBack.at(-1)?.ended) this.#putBack.pop();
-    if (this.#putBack.length > 0) return this.#putBack.at(-1);
-    while (this.#items[this.#head]?.ended) this.#advance();
-    return this.#items[this.#head];
-  }
-
-  shift(): void {
-    if (this.#putBack.length > 0) this.#putBack.pop();
-    else this.#advance();
-  }
-
-  all(): Sequence[] {
-    return [...this.#putBack.toReversed(), ...this.#items.slice(this.#head)].filter(({ ended }) => !ended);
-  }
-
-  /** Array.shift() would move all that wait, for each that leaves. */
-  #advance(): void {
-    this.#head++;
-    if (this.#head * 2 < this.#items.length) return;
-    this.#items = this.#items.slice(this.#head);
-    this.#head = 0;
-  }
 }

@@ -1,4 +1,5 @@
 import type { ResolvedSamplingParameters } from '../sampler/parameters.js';
+import { noPrefix } from './blockAllocator.js';
 
 /** Why a sequence ended. */
 export type FinishReason = 'stop' | 'length' | 'abort';
@@ -25,6 +26,8 @@ export interface SequenceRequest {
   stopTokens: ReadonlySet<number>;
   /** Tokens to generate at most; 0: only the prompt is computed. */
   maxTokens: number;
+  /** Lower ones are served first; those of equal priority in the order in which they came. */
+  priority: number;
   /** Which of the n continuations of a prompt this is; part of the key of its random numbers. */
   choice: number;
 }
@@ -52,6 +55,13 @@ export class Sequence {
   computed = 0;
   /** The cache blocks of the tokens, in order. */
   blocks: number[] = [];
+  /** Its place in the order of service. */
+  turn = 0;
+  /** How many of its blocks are known by their content, and what stands for all of that (blockAllocator.ts). */
+  remembered = 0;
+  prefix = noPrefix;
+  /** The key of the block that its prompt's next tokens fill, while others may wait for it. */
+  announced: string | undefined;
   /** Prompt positions whose logits or log-probabilities were delivered: not again when the sequence is recomputed. */
   delivered = 0;
   ended = false;
@@ -66,6 +76,11 @@ export class Sequence {
   /** Tokens that are still to be computed before the next one can be chosen. */
   get pending(): number {
     return this.tokens.length - this.computed;
+  }
+
+  /** Whether it can take over what others computed: not where something is to be told of each of its prompt's tokens. */
+  get readsPrefixes(): boolean {
+    return this.listener.onPromptLogits === undefined && this.request.parameters.promptLogprobs === undefined;
   }
 
   get outputLength(): number {

@@ -27,6 +27,7 @@ export interface GenerationJob {
   parameters: ResolvedSamplingParameters;
   /** The checkpoint's end-of-sequence tokens. */
   eosTokens: readonly number[];
+  priority: number;
   signal: AbortSignal | undefined;
   /** The prompt's tokens; checked. */
   prompt(): Promise<readonly number[]>;
@@ -103,7 +104,7 @@ export class Generation implements AsyncIterable<Piece> {
   }
 
   async #start(stopTokens: ReadonlySet<number>): Promise<void> {
-    const { engine, parameters, signal } = this.#job;
+    const { engine, parameters, priority, signal } = this.#job;
     try {
       if (signal?.aborted) this.#aborted = true;
       const prompt = this.#aborted ? [] : await this.#job.prompt();
@@ -120,6 +121,7 @@ export class Generation implements AsyncIterable<Piece> {
           parameters: this.#parametersOf(choice),
           stopTokens,
           maxTokens,
+          priority,
           choice: choice.result.index,
         };
         this.#sequences.push(engine.submit(request, this.#listener(choice)));

@@ -285,7 +285,7 @@ function logitsOf(bench: EngineBench, prompt: readonly number[]): Promise<Float3
   const { parameters } = bench.submit([1], { maxTokens: 1, promptLogprobs: 2 }).sequence.request;
   return new Promise((resolve, reject) => {
     bench.engine.submit(
-      { prompt, parameters, stopTokens: new Set(), maxTokens: 0, choice: 0 },
+      { prompt, parameters, stopTokens: new Set(), maxTokens: 0, priority: 0, choice: 0 },
       {
         onPromptLogits: (first, part) => {
           assert.ok(Number.isNaN(rows[first * vocabularySize]), `row ${first} comes once`);

@@ -1,230 +1,142 @@
 import assert from 'node:assert/strict';
-import { BlockAllocator } from '../../lib/engine/blockAllocator.js';
-import { Scheduler, type SchedulerLimits, type StepEntry } from '../../lib/engine/scheduler.js';
+import fc from 'fast-check';
+import { BlockAllocator, noPrefix } from '../../lib/engine/blockAllocator.js';
+import { Scheduler } from '../../lib/engine/scheduler.js';
 import { Sequence } from '../../lib/engine/sequence.js';
+import { WaitingLine } from '../../lib/engine/waitingLine.js';
 import { resolveSamplingParameters } from '../../lib/sampler/parameters.js';
-import { philox } from '../support/philox.js';
+import { type Scenario, SchedulerSimulation } from '../support/schedulerSimulation.js';
 
 const parameters = resolveSamplingParameters({ seed: 0 }, {}, { vocabularySize: 10, maxLogprobs: 0 });
 
-/** Whole numbers from 0 on, a function of the seed. */
-function randomNumbers(seed: number): (below: number) => number {
-  let counter = 0;
-  return (below) => philox([counter++, 0, 0, 2], [seed, 0])[0] % below;
+function sequenceOf(prompt: number[], { priority = 0, maxTokens = 8 } = {}): Sequence {
+  const unheard = () => false;
+  return new Sequence(
+    { prompt, parameters, stopTokens: new Set(), maxTokens, priority, choice: 0 },
+    { onToken: unheard, onEnd: unheard, onError: unheard },
+  );
 }
 
-interface Scenario {
-  title: string;
-  limits: SchedulerLimits;
-  blocks: number;
-  blockSize: number;
-  /** Prompts and outputs have up to so many tokens; together they fit the cache. */
-  maxPrompt: number;
-  maxOutput: number;
-  /** One sequence in so many is aborted at a random step; 0: none. */
-  abortOneIn: number;
-}
+const filled = (length: number, token: number) => new Array<number>(length).fill(token);
 
-const scenarios: Scenario[] = [
-  {
-    title: 'a cache that two sequences fill',
-    limits: { tokens: 8, sequences: 4 },
-    blocks: 6,
-    blockSize: 4,
-    maxPrompt: 12,
-    maxOutput: 12,
-    abortOneIn: 4,
-  },
-  {
-    title: 'steps of as many tokens as sequences',
-    limits: { tokens: 3, sequences: 3 },
-    blocks: 9,
-    blockSize: 2,
-    maxPrompt: 9,
-    maxOutput: 9,
-    abortOneIn: 5,
-  },
-  {
-    title: 'one sequence at a time, one token at a time',
-    limits: { tokens: 1, sequences: 1 },
-    blocks: 5,
-    blockSize: 3,
-    maxPrompt: 8,
-    maxOutput: 7,
-    abortOneIn: 6,
-  },
-  {
-    title: 'a cache with room for all, no aborts',
-    limits: { tokens: 64, sequences: 16 },
-    blocks: 200,
-    blockSize: 4,
-    maxPrompt: 30,
-    maxOutput: 20,
-    abortOneIn: 0,
-  },
-  {
-    title: 'sequences that need the whole cache',
-    limits: { tokens: 16, sequences: 8 },
-    blocks: 4,
-    blockSize: 4,
-    maxPrompt: 15,
-    maxOutput: 1,
-    abortOneIn: 3,
-  },
-];
-
-/** A request as the test knows it. */
-interface Request {
-  /** Place in the order of arrival. */
-  arrival: number;
-  sequence: Sequence;
-  outputTokens: number;
-}
-
-/** Runs steps as the engine does, with nothing computed, and holds every promise of the scheduler. */
-class Simulation {
-  readonly #scenario: Scenario;
-  readonly #random: (below: number) => number;
-  readonly #allocator: BlockAllocator;
-  readonly #scheduler: Scheduler;
-  /** In the order of arrival; those that have ended are gone. */
-  #live: Request[] = [];
-  readonly #ended = new Set<Sequence>();
-  #arrivals = 0;
-  preemptions = 0;
-
-  constructor(scenario: Scenario, seed: number) {
-    this.#scenario = scenario;
-    this.#random = randomNumbers(seed);
-    this.#allocator = new BlockAllocator(scenario.blocks, scenario.blockSize);
-    this.#scheduler = new Scheduler(scenario.limits, this.#allocator);
-  }
-
-  /** @returns how many sequences have ended */
-  run(requests: number): number {
-    while (this.#arrivals < requests || this.#live.length > 0) {
-      const arriving = Math.min(this.#random(3), requests - this.#arrivals);
-      for (let i = 0; i < arriving; i++) this.#arrive();
-      this.#step();
-      this.#maybeAbort();
-    }
-    assert.equal(this.#allocator.freeBlocks, this.#scenario.blocks, 'every block is free in the end');
-    assert.deepEqual(this.#scheduler.next(), []);
-    assert.deepEqual(this.#scheduler.all(), []);
-    return this.#ended.size;
-  }
-
-  #arrive(): void {
-    const { maxPrompt, maxOutput } = this.#scenario;
-    const promptTokens = 1 + this.#random(maxPrompt);
-    const outputTokens = this.#random(maxOutput + 1);
-    const request = {
-      prompt: new Array<number>(promptTokens).fill(0),
-      parameters,
-      stopTokens: new Set<number>(),
-      maxTokens: outputTokens,
-      choice: 0,
-    };
-    const unheard = () => false;
-    const sequence = new Sequence(request, { onToken: unheard, onEnd: unheard, onError: unheard });
-    this.#scheduler.add(sequence);
-    this.#live.push({ arrival: this.#arrivals++, sequence, outputTokens });
-  }
-
-  #step(): void {
-    const before = new Set(this.#live.filter(({ sequence }) => sequence.blocks.length > 0));
-    const entries = this.#scheduler.next();
-    this.#checkStep(entries);
-    this.#checkBlocks();
-    for (const request of before)
-      if (request.sequence.computed === 0 && request.sequence.blocks.length === 0) this.preemptions++;
-    this.#maybeAbort();
-    for (const { sequence, count } of entries) {
-      if (this.#ended.has(sequence)) continue;
-      sequence.computed += count;
-      if (sequence.pending > 0) continue;
-      const { outputTokens } = this.#live.find((request) => request.sequence === sequence)!;
-      if (outputTokens > 0) sequence.accept(0, undefined);
-      if (sequence.outputLength >= outputTokens) this.#end(sequence);
-    }
-  }
-
-  #checkStep(entries: StepEntry[]): void {
-    const { limits } = this.#scenario;
-    const total = entries.reduce((sum, { count }) => sum + count, 0);
-    assert.ok(total <= limits.tokens, `${total} tokens in a step of ${limits.tokens}`);
-    assert.ok(entries.length <= limits.sequences, `${entries.length} sequences in a step of ${limits.sequences}`);
-    assert.equal(new Set(entries.map(({ sequence }) => sequence)).size, entries.length, 'no sequence twice');
-    for (const { sequence, count } of entries) {
-      assert.ok(!this.#ended.has(sequence), 'no ended sequence');
-      assert.ok(count >= 1 && count <= sequence.pending, `${count} of ${sequence.pending} pending tokens`);
-      const room = sequence.blocks.length * this.#scenario.blockSize;
-      assert.ok(sequence.computed + count <= room, 'blocks for every token');
-    }
-    const first = this.#live[0];
-    if (first === undefined) assert.deepEqual(entries, []);
-    else
-      assert.ok(
-        entries.some(({ sequence }) => sequence === first.sequence),
-        'whoever came first always gets on',
-      );
-    const generating = this.#live.filter(({ sequence }) => sequence.computed > 0 && sequence.pending === 1);
-    for (const { sequence } of generating)
-      assert.ok(
-        entries.some((entry) => entry.sequence === sequence),
-        'prompts never hold up what generates',
-      );
-  }
-
-  /** No block is shared or lost; and those that have some are those that came first: admission in order of arrival,
-   * preemption in the opposite order. */
-  #checkBlocks(): void {
-    const held = this.#live.flatMap(({ sequence }) => sequence.blocks);
-    assert.equal(new Set(held).size, held.length, 'no block is shared');
-    assert.ok(held.every((block) => block >= 0 && block < this.#scenario.blocks));
-    assert.equal(held.length + this.#allocator.freeBlocks, this.#scenario.blocks, 'no block is lost');
-    const holders = this.#live.map(({ sequence }) => sequence.blocks.length > 0);
-    const firstWithout = holders.indexOf(false);
-    if (firstWithout >= 0) assert.ok(!holders.includes(true, firstWithout), 'first come, first served');
-    for (const { sequence } of this.#live) if (sequence.blocks.length === 0) assert.equal(sequence.computed, 0);
-  }
-
-  /** While a step runs, and between steps. */
-  #maybeAbort(): void {
-    const { abortOneIn } = this.#scenario;
-    if (abortOneIn === 0 || this.#random(abortOneIn * 4) !== 0) return;
-    const victim = this.#live[this.#random(Math.max(1, this.#live.length))];
-    if (victim !== undefined) this.#end(victim.sequence);
-  }
-
-  #end(sequence: Sequence): void {
-    assert.ok(!this.#ended.has(sequence), 'a sequence ends once');
-    this.#ended.add(sequence);
-    this.#scheduler.remove(sequence);
-    this.#live = this.#live.filter((request) => request.sequence !== sequence);
-    assert.deepEqual(sequence.blocks, [], 'its blocks are free at once');
-    assert.deepEqual(
-      new Set(this.#scheduler.all()),
-      new Set(this.#live.map((request) => request.sequence)),
-      'the scheduler has what has not ended',
-    );
-  }
-}
+const scenarios: fc.Arbitrary<Scenario> = fc
+  .record({
+    tokens: fc.integer({ min: 1, max: 40 }),
+    sequences: fc.integer({ min: 1, max: 12 }),
+    blocks: fc.integer({ min: 2, max: 40 }),
+    blockSize: fc.integer({ min: 1, max: 5 }),
+    maxPrompt: fc.integer({ min: 1, max: 30 }),
+    maxOutput: fc.integer({ min: 0, max: 20 }),
+    prefixes: fc.integer({ min: 1, max: 3 }),
+    priorities: fc.integer({ min: 0, max: 2 }),
+    arrivals: fc.integer({ min: 1, max: 6 }),
+    abortOneIn: fc.integer({ min: 0, max: 8 }),
+  })
+  .map(({ tokens, sequences, ...rest }) => ({ limits: { tokens: Math.max(tokens, sequences), sequences }, ...rest }));
 
 describe('scheduler', () => {
-  for (const scenario of scenarios)
-    it(`keeps its promises: ${scenario.title}`, () => {
-      let preemptions = 0;
-      for (let seed = 0; seed < 20; seed++) {
-        const simulation = new Simulation(scenario, seed);
-        assert.equal(simulation.run(100), 100, 'every sequence ends');
+  it('keeps its promises in any scenario, and a tight cache and shared prefixes are among them', () => {
+    let [steps, preemptions, found] = [0, 0, 0];
+    fc.assert(
+      fc.property(scenarios, fc.integer(), (scenario, seed) => {
+        const simulation = new SchedulerSimulation(scenario, seed);
+        simulation.run(60);
+        steps += simulation.steps;
         preemptions += simulation.preemptions;
-      }
-      const canOutgrow = scenario.limits.sequences * (scenario.maxPrompt + scenario.maxOutput);
-      const isTight = scenario.limits.sequences > 1 && canOutgrow > scenario.blocks * scenario.blockSize;
-      if (isTight && scenario.maxOutput > 1)
-        assert.ok(preemptions > 20, `${preemptions} preemptions: the cache was never tight`);
-    });
+        found += simulation.prefixTokensFound;
+      }),
+      { numRuns: 400, seed: 1 },
+    );
+    assert.ok(steps > 10_000 && preemptions > 500 && found > 10_000, `${steps} ${preemptions} ${found}`);
+  });
+
+  it('makes many steps in little time, each as long as it has sequences, however many wait', () => {
+    const secondsFor = (waiting: number) => {
+      const allocator = new BlockAllocator(4096, 16);
+      const scheduler = new Scheduler({ tokens: 512, sequences: 64 }, allocator);
+      for (let i = 0; i < waiting; i++) scheduler.add(sequenceOf(filled(100, i), { maxTokens: 300 }));
+      const started = performance.now();
+      for (let step = 0; step < 250; step++)
+        for (const entry of scheduler.next()) {
+          scheduler.advance(entry);
+          if (entry.sequence.pending === 0) entry.sequence.accept(1, undefined);
+        }
+      return (performance.now() - started) / 1000;
+    };
+    secondsFor(64);
+    const [few, many] = [
+      Math.min(...[1, 2, 3].map(() => secondsFor(64))),
+      Math.min(...[1, 2, 3].map(() => secondsFor(50_000))),
+    ];
+    assert.ok(many < 2 * few + 0.01, `${many} s with 50,000 waiting, ${few} s with 64`);
+  });
+
+  it('serves lower priorities first, but nothing waits for more than a thousand arrivals for each', () => {
+    const scheduler = new Scheduler({ tokens: 1, sequences: 1 }, new BlockAllocator(64, 16));
+    const low = sequenceOf([1], { priority: 1 });
+    scheduler.add(low);
+    for (let i = 0; i < 2000; i++) scheduler.add(sequenceOf([1, 2, 3, i]));
+    const order = scheduler.all();
+    assert.ok(order.every(({ turn }, i) => i === 0 || turn >= order[i - 1]!.turn));
+    assert.ok([999, 1000].includes(order.indexOf(low)), 'as the one that came a thousand later');
+  });
+
+  it('computes a prefix that many share once', () => {
+    const scheduler = new Scheduler({ tokens: 64, sequences: 8 }, new BlockAllocator(64, 4));
+    const shared = filled(20, 7);
+    const sequences = [1, 2, 3, 4].map((last) => sequenceOf([...shared, last]));
+    for (const sequence of sequences) scheduler.add(sequence);
+    const first = scheduler.next();
+    assert.deepEqual(first, [{ sequence: sequences[0], count: 21 }]);
+    for (const entry of first) scheduler.advance(entry);
+    sequences[0]!.accept(5, undefined);
+    const second = scheduler.next();
+    assert.deepEqual(
+      second.map(({ sequence, count }) => [sequences.indexOf(sequence), count]),
+      [
+        [0, 1],
+        [1, 1],
+        [2, 1],
+        [3, 1],
+      ],
+    );
+    assert.deepEqual(scheduler.prefixes, { tokens: 84, found: 60 });
+  });
+
+  it('goes on with others while a prefix is computed, and lets the next one compute it if its sequence goes', () => {
+    const scheduler = new Scheduler({ tokens: 8, sequences: 4 }, new BlockAllocator(64, 4));
+    const [one, two] = [sequenceOf(filled(20, 7)), sequenceOf(filled(20, 7))];
+    const other = sequenceOf(filled(3, 1));
+    for (const sequence of [one, two, other]) scheduler.add(sequence);
+    for (const entry of scheduler.next()) scheduler.advance(entry);
+    assert.deepEqual(scheduler.next(), [{ sequence: one, count: 8 }]);
+    scheduler.remove(one);
+    assert.deepEqual(scheduler.next(), [{ sequence: two, count: 8 }]);
+    assert.equal(two.blocks.length, 5);
+  });
+});
+
+describe('waiting line', () => {
+  it('gives by turn what has not ended', () =>
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fc.integer({ min: -50, max: 50 }), fc.boolean())), (given) => {
+        const line = new WaitingLine();
+        const sequences = given.map(([turn, ends]) => Object.assign(sequenceOf([1]), { turn, ends }));
+        for (const sequence of sequences) line.push(sequence);
+        for (const sequence of sequences) sequence.ended = sequence.ends;
+        const turns = sequences.filter(({ ends }) => !ends).map(({ turn }) => turn);
+        const expected = turns.sort((a, b) => a - b);
+        assert.deepEqual(
+          line.all().map(({ turn }) => turn),
+          expected,
+        );
+        for (const turn of expected) {
+          assert.equal(line.first()!.turn, turn);
+          line.shift();
+        }
+        assert.equal(line.first(), undefined);
+      }),
+    ));
 });
 
 describe('block allocator', () => {
@@ -255,5 +167,65 @@ describe('block allocator', () => {
     const blocks: number[] = [];
     allocator.extend(blocks, 3);
     assert.deepEqual(blocks, [0, 1, 2]);
+  });
+
+  /** Computes tokens from nothing, remembers them, and gives the blocks back. */
+  function leave(allocator: BlockAllocator, tokens: number[]): number[] {
+    const blocks: number[] = [];
+    assert.ok(allocator.extend(blocks, tokens.length));
+    let prefix = noPrefix;
+    for (const [i, block] of blocks.entries())
+      prefix = allocator.remember(block, prefix, tokens, i * allocator.blockSize);
+    allocator.release(blocks);
+    return blocks;
+  }
+
+  it('keeps contents until their place is needed, the longest unused first and the ends of texts before their beginnings', () => {
+    const allocator = new BlockAllocator(4, 2);
+    const [a, b] = [
+      [1, 1, 2, 2],
+      [3, 3, 4, 4],
+    ];
+    const [ofA, ofB] = [leave(allocator, a!), leave(allocator, b!)];
+    const taken: number[] = [];
+    allocator.extend(taken, 2);
+    assert.deepEqual(taken, [ofA[1]]);
+    const found: number[] = [];
+    allocator.reuse(found, a!, 4);
+    assert.deepEqual(found, [ofA[0]], 'what is left of the first');
+    allocator.reuse(found.splice(0) && found, b!, 4);
+    assert.deepEqual(found, ofB);
+    assert.equal(allocator.freeBlocks, 0);
+  });
+
+  it('finds no more of a text than was asked for, and nothing behind another beginning', () => {
+    const allocator = new BlockAllocator(4, 2);
+    const blocks = leave(allocator, [1, 1, 2, 2]);
+    const found: number[] = [];
+    allocator.reuse(found, [1, 1, 2, 2], 3);
+    assert.deepEqual(found, [blocks[0]]);
+    const other: number[] = [];
+    allocator.reuse(other, [5, 5, 2, 2], 4);
+    assert.deepEqual(other, []);
+    const joined: number[] = [];
+    allocator.reuse(joined, [11, 2, 2, 2], 4);
+    assert.deepEqual(joined, [], 'numbers are not run together');
+  });
+
+  it('shares one of two blocks with the same content', () => {
+    const allocator = new BlockAllocator(4, 2);
+    const [one, two]: [number[], number[]] = [[], []];
+    allocator.extend(one, 2);
+    allocator.extend(two, 2);
+    const prefix = allocator.remember(one[0]!, noPrefix, [1, 2], 0);
+    assert.equal(allocator.remember(two[0]!, noPrefix, [1, 2], 0), prefix);
+    allocator.release(two);
+    const found: number[] = [];
+    allocator.reuse(found, [1, 2, 3], 2);
+    assert.deepEqual(found, one);
+    allocator.release(one);
+    assert.equal(allocator.freeBlocks, 3, 'it is still held');
+    allocator.release(found);
+    assert.equal(allocator.freeBlocks, 4);
   });
 });

@@ -112,7 +112,7 @@ export class EngineBench {
       onEnd: end,
       onError: (error) => end(error as Error),
     };
-    const request = { prompt, parameters, stopTokens: new Set(stopTokens), maxTokens, choice };
+    const request = { prompt, parameters, stopTokens: new Set(stopTokens), maxTokens, priority: 0, choice };
     const sequence: Sequence = this.engine.submit(request, listener);
     return { sequence, done, outcome };
   }
