@@ -8,11 +8,16 @@
 // scales of zero.
 #pragma once
 
-#include "core/dtype.h"
+#include "core/tensor.h"
 
 namespace qwen2::cpu {
 
 constexpr int64_t quantized_rows = 64;
+
+// What an int8 q is stored with.
+constexpr int int8_zero = 128;
+
+constexpr int64_t columns_of_word(DType dtype) { return dtype == DType::int4 ? 8 : 4; }
 
 constexpr int64_t quantized_group_bytes(DType dtype, int64_t group) {
   const int64_t scales = quantized_rows * 2;
@@ -23,5 +28,35 @@ constexpr uint64_t quantized_bytes(DType dtype, int64_t rows, int64_t columns, i
   const int64_t panels = (rows + quantized_rows - 1) / quantized_rows;
   return static_cast<uint64_t>(panels * (columns / group) * quantized_group_bytes(dtype, group));
 }
+
+// A group of one panel.
+struct QuantizedGroup {
+  f16* scales;      // [64]
+  uint8_t* zeros;   // [64]; int8 has none
+  uint32_t* words;  // [group / columns of a word][64]
+};
+
+struct QuantizedWeight {
+  uint8_t* data;
+  DType dtype;
+  int64_t rows, group, groups;
+
+  explicit QuantizedWeight(const Tensor& weight)
+      : data(weight.as<uint8_t>()),
+        dtype(weight.dtype),
+        rows(weight.shape[0]),
+        group(weight.group),
+        groups(weight.shape[1] / weight.group) {}
+
+  int64_t panels() const { return (rows + quantized_rows - 1) / quantized_rows; }
+  int64_t words_of_group() const { return group / columns_of_word(dtype); }
+
+  QuantizedGroup at(int64_t panel, int64_t g) const {
+    uint8_t* start = data + (panel * groups + g) * quantized_group_bytes(dtype, group);
+    uint8_t* zeros = start + quantized_rows * sizeof(f16);
+    uint8_t* words = dtype == DType::int4 ? zeros + quantized_rows : zeros;
+    return {reinterpret_cast<f16*>(start), zeros, reinterpret_cast<uint32_t*>(words)};
+  }
+};
 
 }  // namespace qwen2::cpu

@@ -1,12 +1,17 @@
 // SIMD words: the same names at every level, chosen by QWEN2_SIMD. Kernels are written on these and on nothing of the
 // instruction set itself.
 //
-//   F32    `lanes` floats          zero splat load store add sub mul div fma max min exp sum max_lane
-//                              at_least above (bit i: how lane i compares; never for a NaN)
-//   Pairs  `lanes` pairs of bf16   load_pairs splat_pair dot (the multiply-accumulate that weights are packed for)
+//   F32    `lanes` floats              zero splat load store add sub mul div abs fma max min exp sum max_lane
+//                                  at_least above (bit i: how lane i compares; never for a NaN)
+//   Pairs  `lanes` pairs of bf16       load_pairs store_pairs splat_pair dot (the multiply-accumulate that weights are
+//                                  packed for)
+//   I32    `lanes` integers            splat_int widen_bytes to_floats round_to_int narrow_to_bytes multiply_short sub sum
+//   Words  `lanes` words of 32 bits,   load_words store_words splat_word low_nibbles high_nibbles dot_nibbles dot_bytes
+//          each four bytes or eight    nibble_pairs byte_pairs (operands of `dot`)
+//          nibbles of weights
 //
-// load and store convert from and to bf16 by the pointer's type, rounding to nearest even; with a count they touch only
-// that many elements and fill with zeros.
+// load and store convert from and to bf16 by the pointer's type, rounding to nearest even, and load from f16; with a count
+// they touch only that many elements and fill with zeros.
 #pragma once
 
 #include "cpu/kernel.h"

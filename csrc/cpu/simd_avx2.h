@@ -1,4 +1,4 @@
-// SIMD words on AVX2 with FMA. See simd.h.
+// SIMD words on AVX2 with FMA and F16C. See simd.h.
 #pragma once
 
 #include <immintrin.h>
@@ -8,6 +8,8 @@ namespace qwen2::cpu::avx2 {
 constexpr int lanes = 8;
 using F32 = __m256;
 using Pairs = __m256i;
+using I32 = __m256i;
+using Words = __m256i;
 
 inline __m256i first(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -24,6 +26,7 @@ inline F32 load(const bf16* p, int count) {
   __builtin_memcpy(whole, p, static_cast<size_t>(count) * sizeof(bf16));
   return load(whole);
 }
+inline F32 load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 inline void store(float* p, F32 x) { _mm256_storeu_ps(p, x); }
 inline void store(float* p, F32 x, int count) { _mm256_maskstore_ps(p, first(count), x); }
 inline __m128i narrow(F32 x) {
@@ -47,6 +50,7 @@ inline F32 add(F32 a, F32 b) { return _mm256_add_ps(a, b); }
 inline F32 sub(F32 a, F32 b) { return _mm256_sub_ps(a, b); }
 inline F32 mul(F32 a, F32 b) { return _mm256_mul_ps(a, b); }
 inline F32 div(F32 a, F32 b) { return _mm256_div_ps(a, b); }
+inline F32 abs(F32 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
 inline F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
 // Of max and min, b is returned where either is NaN.
 inline F32 max(F32 a, F32 b) { return _mm256_max_ps(a, b); }
@@ -78,6 +82,7 @@ inline uint32_t above(F32 x, F32 limit) {
 }
 
 inline Pairs load_pairs(const bf16* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_pairs(bf16* p, Pairs x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 inline Pairs splat_pair(const bf16* p) {
   int32_t pair;
   __builtin_memcpy(&pair, p, sizeof pair);
@@ -89,5 +94,65 @@ inline F32 second_of(Pairs x) {
 }
 // acc + a.first · b.first + a.second · b.second
 inline F32 dot(F32 acc, Pairs a, Pairs b) { return fma(second_of(a), second_of(b), fma(first_of(a), first_of(b), acc)); }
+
+inline I32 splat_int(int32_t x) { return _mm256_set1_epi32(x); }
+inline I32 widen_bytes(const uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+inline F32 to_floats(I32 x) { return _mm256_cvtepi32_ps(x); }
+inline I32 round_to_int(F32 x) { return _mm256_cvtps_epi32(x); }
+inline void narrow_to_bytes(int8_t* p, I32 x) {
+  const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(x, x), 0b1000);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(shorts), _mm256_castsi256_si128(shorts));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), bytes);
+}
+// a · b, of a from 0 to 32767 and b from −32768 to 32767.
+inline I32 multiply_short(I32 a, I32 b) { return _mm256_madd_epi16(a, b); }
+inline I32 sub(I32 a, I32 b) { return _mm256_sub_epi32(a, b); }
+inline int32_t sum(I32 x) {
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  half = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
+  return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 1)));
+}
+
+inline Words load_words(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_words(uint32_t* p, Words x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+inline Words splat_word(const uint32_t* p) { return _mm256_set1_epi32(static_cast<int32_t>(*p)); }
+inline Words low_nibbles(Words x) { return _mm256_and_si256(x, _mm256_set1_epi32(0x0F0F0F0F)); }
+inline Words high_nibbles(Words x) { return low_nibbles(_mm256_srli_epi32(x, 4)); }
+// acc + Σ a · b over the four bytes of a word, those of a below 128, those of b signed, from −127 on: two products fit
+// into 16 bits.
+inline I32 dot_small(I32 acc, Words a, Words b) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+}
+// The same for bytes of a below 16 and below 256.
+inline I32 dot_nibbles(I32 acc, Words a, Words b) { return dot_small(acc, a, b); }
+inline I32 dot_bytes(I32 acc, Words a, Words b) {
+  const __m256i high_bit = _mm256_set1_epi8(static_cast<char>(0x80));
+  // The upper bit alone is 128, and 2 · 128 · 127 fits too.
+  const __m256i upper = _mm256_maddubs_epi16(_mm256_and_si256(a, high_bit), b);
+  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(upper, _mm256_set1_epi16(1)));
+  return dot_small(acc, _mm256_andnot_si256(high_bit, a), b);
+}
+
+// Two integers a lane of at most 8 bits, as bf16: the upper halves of the floats that they are.
+inline Pairs pairs_of(I32 first, I32 second) {
+  const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(first)), 16);
+  return _mm256_blend_epi16(low, _mm256_castps_si256(_mm256_cvtepi32_ps(second)), 0b10101010);
+}
+// Nibbles i and i + 4 of a word, as numbers.
+template <int i>
+inline Pairs nibble_pairs(Words x) {
+  const __m256i mask = _mm256_set1_epi32(15);
+  return pairs_of(_mm256_and_si256(_mm256_srli_epi32(x, 4 * i), mask),
+                  _mm256_and_si256(_mm256_srli_epi32(x, 16 + 4 * i), mask));
+}
+// Bytes i and i + 2 of a word, less 128, as numbers.
+template <int i>
+inline Pairs byte_pairs(Words x) {
+  const __m256i centred = _mm256_xor_si256(x, _mm256_set1_epi8(static_cast<char>(0x80)));
+  return pairs_of(_mm256_srai_epi32(_mm256_slli_epi32(centred, 24 - 8 * i), 24),
+                  _mm256_srai_epi32(_mm256_slli_epi32(centred, 8 - 8 * i), 24));
+}
 
 }  // namespace qwen2::cpu::avx2

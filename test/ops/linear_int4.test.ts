@@ -117,7 +117,7 @@ const cases: Case[] = [
     },
     {
       title: `groups of zeros in x, ${T} tokens`,
-      ...{ T, K: 96, N: 24, x: (value: number, k: number) => (k < 64 ? 0 : value) },
+      ...{ T, K: 192, N: 24, x: (value: number, k: number) => (k < 64 ? 0 : value) },
     },
   ]),
   { title: 'x of zeros', T: 2, K: 64, N: 16, x: () => 0, bias: true },
