@@ -48,18 +48,18 @@ SplitSums<Value> split_sums(Context& context, int splits, int64_t blocks, int64_
           context.counters()};
 }
 
-// Whether this block is the last of the gridDim.y at its blockIdx.x to have written its partial sums, which are then
+// Whether this block is the last of `parts` blocks that share a counter to have written its partial sums, which are then
 // all visible. For all threads of the block; `arrived` is in shared memory.
-__device__ inline bool last_to_arrive(unsigned& arrived, unsigned* counters) {
+__device__ inline bool last_to_arrive(unsigned& arrived, unsigned& counter, unsigned parts) {
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    arrived = atomicAdd(&counters[blockIdx.x], 1u);
-    if (arrived == gridDim.y - 1) counters[blockIdx.x] = 0;
+    arrived = atomicAdd(&counter, 1u);
+    if (arrived == parts - 1) counter = 0;
   }
   __syncthreads();
   __threadfence();
-  return arrived == gridDim.y - 1;
+  return arrived == parts - 1;
 }
 
 // What becomes of the sums of rows g and g + 8 of a group, for one token: `outputs` values, for columns
@@ -89,6 +89,18 @@ struct SwigluFinish {
   __device__ int column(int group, int g, int) const { return group * 8 + g; }
   __device__ void apply(float (&sums)[2], int, int) const { sums[0] = sums[0] * sums[1] / (1.0f + expf(-sums[0])); }
 };
+
+// Stores what becomes of the sums of rows g and g + 8 of a group, where there is such a token.
+template <typename Finish>
+__device__ inline void store_pair(const Finish& finish, int group, int g, int token, int tokens, float2 sum) {
+  if (token >= tokens) return;
+  float sums[2] = {sum.x, sum.y};
+  finish.apply(sums, group, g);
+  for (int i = 0; i < Finish::outputs; ++i) {
+    const int column = finish.column(group, g, i);
+    if (column < finish.columns) store_float(finish.out.row(token) + column, sums[i]);
+  }
+}
 
 // Of K and of the elements between rows of x: 32 rows then lie within 4 GB (matmul_skinny.h).
 constexpr int64_t matmul_row_limit = int64_t{1} << 26;

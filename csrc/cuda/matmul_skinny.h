@@ -136,18 +136,6 @@ __device__ inline float2 skinny_block_sum(const SkinnyShared<Shape>& block, cons
   return sum;
 }
 
-template <typename Shape, typename Finish>
-__device__ inline void skinny_store(const Product& product, const Finish& finish, const SkinnyPair& pair, float2 sum) {
-  if (pair.token >= product.tokens) return;
-  const int group = static_cast<int>(blockIdx.x) * Shape::row_tiles + pair.tile;
-  float sums[2] = {sum.x, sum.y};
-  finish.apply(sums, group, pair.g);
-  for (int i = 0; i < Finish::outputs; ++i) {
-    const int column = finish.column(group, pair.g, i);
-    if (column < finish.columns) store_float(finish.out.row(pair.token) + column, sums[i]);
-  }
-}
-
 // One block: Shape::rows rows, all tokens, one of gridDim.y parts of K.
 template <typename Shape, typename Finish>
 __global__ void __launch_bounds__(Shape::threads, matmul_resident)
@@ -177,24 +165,28 @@ __global__ void __launch_bounds__(Shape::threads, matmul_resident)
     block.sums[warp_index()][i][lane_index()] = sums[i / 4 / Shape::token_tiles][i / 4 % Shape::token_tiles][i % 4];
   __syncthreads();
   const int64_t part_pairs = int64_t{gridDim.x} * Shape::pairs;
+  const auto store = [&](const SkinnyPair& pair, float2 sum) {
+    store_pair(finish, static_cast<int>(blockIdx.x) * Shape::row_tiles + pair.tile, pair.g, pair.token, product.tokens,
+               sum);
+  };
   float2* partial = splits.partial + blockIdx.x * Shape::pairs;
   for (int i = static_cast<int>(threadIdx.x); i < Shape::pairs; i += Shape::threads) {
     const SkinnyPair pair = SkinnyPair::of<Shape>(i);
     const float2 sum = skinny_block_sum(block, pair);
     if (parts == 1) {
-      skinny_store<Shape>(product, finish, pair, sum);
+      store(pair, sum);
     } else {
       partial[part * part_pairs + i] = sum;
     }
   }
-  if (parts == 1 || !last_to_arrive(block.arrived, splits.counters)) return;
+  if (parts == 1 || !last_to_arrive(block.arrived, splits.counters[blockIdx.x], gridDim.y)) return;
   for (int i = static_cast<int>(threadIdx.x); i < Shape::pairs; i += Shape::threads) {
     float2 sum = partial[i];
     for (int p = 1; p < parts; ++p) {
       sum.x += partial[p * part_pairs + i].x;
       sum.y += partial[p * part_pairs + i].y;
     }
-    skinny_store<Shape>(product, finish, SkinnyPair::of<Shape>(i), sum);
+    store(SkinnyPair::of<Shape>(i), sum);
   }
 }
 

@@ -193,7 +193,7 @@ __device__ inline bool add_parts(TiledSums<Shape>& sums, const SplitSums<float4>
   each_quad<Shape>(sums, [&](const float(&quad)[4], int at) {
     partial[blockIdx.y * part_quads + at] = make_float4(quad[0], quad[1], quad[2], quad[3]);
   });
-  if (!last_to_arrive(arrived, splits.counters)) return false;
+  if (!last_to_arrive(arrived, splits.counters[blockIdx.x], gridDim.y)) return false;
   each_quad<Shape>(sums, [](float(&quad)[4], int) { quad[0] = quad[1] = quad[2] = quad[3] = 0; });
 #pragma unroll 1
   for (int part = 0; part < static_cast<int>(gridDim.y); ++part)

@@ -133,6 +133,19 @@ __device__ inline uint4 load_streaming_or_zeros(const void* from, bool valid) {
 #endif
 }
 
+// The same, or `value` as it was and no access where not `valid`.
+__device__ inline void load_streaming_if(uint4& value, const void* from, bool valid) {
+#if defined(QWEN2_EMULATED)
+  if (valid) value = *static_cast<const uint4*>(from);
+#else
+  asm volatile(
+      "{\n.reg .pred valid;\nsetp.ne.u32 valid, %5, 0;\n"
+      "@valid ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];\n}\n"
+      : "+r"(value.x), "+r"(value.y), "+r"(value.z), "+r"(value.w)
+      : "l"(from), "r"(static_cast<uint32_t>(valid)));
+#endif
+}
+
 // 16 bytes that other blocks read too: kept in L1. Zeros and no access where not `valid`.
 __device__ inline uint4 load_or_zeros(const void* from, bool valid) {
 #if defined(QWEN2_EMULATED)
@@ -158,6 +171,74 @@ __device__ inline uint32_t cvt_bf16x2(float low, float high) {
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
+#endif
+}
+
+// A float to f16, round to nearest even: its bits.
+__device__ inline uint16_t cvt_f16(float x) {
+#if defined(QWEN2_EMULATED)
+  return to_f16(x).bits;
+#else
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;\n" : "=h"(bits) : "f"(x));
+  return bits;
+#endif
+}
+
+// The f16 of some bits to a float.
+__device__ inline float cvt_float(uint16_t bits) {
+#if defined(QWEN2_EMULATED)
+  return to_float(f16{bits});
+#else
+  float x;
+  asm("cvt.f32.f16 %0, %1;\n" : "=f"(x) : "h"(bits));
+  return x;
+#endif
+}
+
+// a · b + c of pairs of bf16, each rounded once.
+__device__ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+#if defined(QWEN2_EMULATED)
+  const auto low = [](uint32_t pair) { return __uint_as_float(pair << 16); };
+  const auto high = [](uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000u); };
+  return cvt_bf16x2(fmaf(low(a), low(b), low(c)), fmaf(high(a), high(b), high(c)));
+#else
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+#endif
+}
+
+// (a & b) | c, in one instruction.
+__device__ inline uint32_t lop3_and_or(uint32_t a, uint32_t b, uint32_t c) {
+#if defined(QWEN2_EMULATED)
+  return (a & b) | c;
+#else
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;\n" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+#endif
+}
+
+// (~a & b) | c, in one instruction.
+__device__ inline uint32_t lop3_not_and_or(uint32_t a, uint32_t b, uint32_t c) {
+#if defined(QWEN2_EMULATED)
+  return (~a & b) | c;
+#else
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xAE;\n" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+#endif
+}
+
+// x rotated to the right by `bits`.
+__device__ inline uint32_t shf_r_wrap(uint32_t x, int bits) {
+#if defined(QWEN2_EMULATED)
+  return std::rotr(x, bits);
+#else
+  uint32_t d;
+  asm("shf.r.wrap.b32 %0, %1, %1, %2;\n" : "=r"(d) : "r"(x), "r"(bits));
+  return d;
 #endif
 }
 

@@ -7,10 +7,12 @@
 //   zero  = round(−lo · c / scale) from 0 to 15
 //   q     = round(w / scale) + zero from 0 to 15                                  (rounding ties to even)
 // Of the shrinks 1 − i / 40, i = 0 … clip_steps, the one with the least Σ (scale · (q − zero) − w)² is taken, the first
-// of equal ones: outliers are clipped where that serves the rest. All in fp32, in the order of k, so that every device
-// gives the same bits.
+// of equal ones: outliers are clipped where that serves the rest.
 //
-// Errors: a source that is not finite is reported by the stream, with its row and column.
+// In fp32, every operation rounded, squares summed in the order of k: every device gives the same bits, and rows lie side
+// by side in vectors.
+//
+// Errors: a w that is not finite is reported by the stream, with its row and column.
 #pragma once
 
 #include "core/op.h"

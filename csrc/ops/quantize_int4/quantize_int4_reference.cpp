@@ -50,11 +50,11 @@ struct Group {
 Group read_group(const QuantizeInt4Args& args, int64_t n, int64_t first, int size) {
   Group group{.w = {}, .size = size};
   for (int k = 0; k < size; ++k) {
-    const float value = element(args.source, row_of(args.source, n), first + k);
-    if (!std::isfinite(value))
+    group.w[k] = element(args.source, row_of(args.source, n), first + k);
+    if (args.column_scales.present()) group.w[k] *= args.column_scales.as<float>()[first + k];
+    if (!std::isfinite(group.w[k]))
       fail("invalid_argument", "the weight at row %lld, column %lld is not a finite number", static_cast<long long>(n),
            static_cast<long long>(first + k));
-    group.w[k] = args.column_scales.present() ? value * args.column_scales.as<float>()[first + k] : value;
   }
   return group;
 }

@@ -1,0 +1,141 @@
+// How 16 bytes of a lane become operand A of mma.m16n8k16: the only place where int4 and int8 differ.
+//
+// int4: 32 numbers, 64 columns. bf16 has 7 bits of mantissa: in 16 … 32 the upper four count ones, so a nibble put there
+// makes 16 + q. Which puts q where it belongs with one lop3 and at most one shift for two numbers; Σ(16 + q)·x instead of
+// Σ(q − zero)·x is set right once a scale group. The nibbles of a word, from its bit 3 on and around its end:
+// registers 0 to 3 of the even column, then of the odd one.
+//
+// int8: 16 numbers, 32 columns, as q + 128. The lower seven bits make 128 + those, the eighth chooses 128 or 256 to take
+// off: exactly q, in one fma of pairs.
+#pragma once
+
+#include "cuda/ptx.h"
+#include "cuda/quantized.h"
+
+namespace qwen2::cuda {
+
+constexpr int unit_steps = quantized_unit / 16;
+
+// Where a codec keeps a number: in `word` of a lane's 16 bytes of `load`, from bit `shift` on.
+struct PackedPlace {
+  int load, word, shift;
+};
+
+// Of row g or g + 8, of a column of a unit: which of the lane's numbers it is.
+struct PackedColumn {
+  int step, reg, half, t;  // reg: of operand A; half: lower or upper bf16 of it; t: of the lane
+  __device__ static PackedColumn of(int high_row, int column) {
+    const int within = column % 8;
+    return {column / 32 * 2 + within / 4, within % 4 / 2 * 2 + high_row, within % 2, column % 32 / 8};
+  }
+};
+
+__device__ inline uint32_t rotate_left(uint32_t x, int bits) { return shf_r_wrap(x, (32 - bits) % 32); }
+
+struct Int4Codec {
+  static constexpr int unit_loads = 2, bits = 4;
+  static constexpr bool has_zeros = true;
+
+  __device__ static void fragment(uint32_t (&a)[4], const uint4 (&loads)[unit_loads], int step) {
+    constexpr uint32_t mask = 0x00780078, sixteen = 0x41804180;
+    const uint4& load = loads[step / 4];
+    const uint32_t words[4] = {load.x, load.y, load.z, load.w}, word = words[step % 4];
+    a[0] = lop3_and_or(word, mask, sixteen);
+    a[1] = lop3_and_or(word >> 4, mask, sixteen);
+    a[2] = lop3_and_or(word >> 8, mask, sixteen);
+    a[3] = lop3_and_or(shf_r_wrap(word, 12), mask, sixteen);
+  }
+  __device__ static PackedPlace place(const PackedColumn& at) {
+    return {at.step / 4, at.step % 4, (3 + 4 * at.reg + 16 * at.half) % 32};
+  }
+};
+
+struct Int8Codec {
+  static constexpr int unit_loads = 4, bits = 8;
+  static constexpr bool has_zeros = false;
+  static constexpr int zero = 128;
+
+  __device__ static void fragment(uint32_t (&a)[4], const uint4 (&loads)[unit_loads], int step) {
+    const uint4& load = loads[step / 2];
+    const uint32_t words[4] = {load.x, load.y, load.z, load.w};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t word = words[step % 2 * 2 + i];
+      a[2 * i] = pair(word);
+      a[2 * i + 1] = pair(word >> 8);
+    }
+  }
+  // Of bytes 0 and 2.
+  __device__ static uint32_t pair(uint32_t word) {
+    constexpr uint32_t one = 0x3F803F80, plus_128 = 0x43004300, minus_128 = 0xC300C300;  // and a power more: ∓256
+    return fma_bf16x2(lop3_and_or(word, 0x007F007F, plus_128), one, lop3_not_and_or(word, 0x00800080, minus_128));
+  }
+  __device__ static PackedPlace place(const PackedColumn& at) {
+    return {at.step / 2, at.step % 2 * 2 + at.reg / 2, 8 * (at.reg % 2) + 16 * at.half};
+  }
+};
+
+// The byte of row `row` of a row group, at a column of its unit `unit` of the whole weight.
+__device__ inline uint8_t* int8_at(char* weights, int64_t unit, int row, int column) {
+  const PackedColumn at = PackedColumn::of(row / 8, column);
+  const PackedPlace place = Int8Codec::place(at);
+  const int64_t load = (unit * Int8Codec::unit_loads + place.load) * 32 + row % 8 * 4 + at.t;
+  return reinterpret_cast<uint8_t*>(weights) + load * 16 + place.word * 4 + place.shift / 8;
+}
+
+// A lane's part of a unit of a row group.
+template <typename Codec, int scale_groups>
+struct UnitRegisters {
+  uint4 weights[Codec::unit_loads];
+  uint32_t scales[scale_groups];  // of rows g (lower half) and g + 8
+  uint32_t zeros[(scale_groups + 1) / 2];
+
+  // Unit `unit` of the whole weight. Where not `valid`, nothing is read of the weights, and whatever of the scales.
+  __device__ void load(const QuantizedWeight& weight, int unit, bool valid) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (!valid) unit = 0;
+    const char* from = weight.weights + (int64_t{unit} * (Codec::unit_loads * 512) + lane * 16);
+#pragma unroll
+    for (int i = 0; i < Codec::unit_loads; ++i) load_streaming_if(weights[i], from + i * 512, valid);
+    const int64_t at = int64_t{unit * 8 + lane / 4} * (scale_groups * 2);
+    load_words<scale_groups>(scales, weight.scales + at);
+    if constexpr (Codec::has_zeros && scale_groups == 1) zeros[0] = *reinterpret_cast<const uint16_t*>(weight.zeros + at);
+    if constexpr (Codec::has_zeros && scale_groups > 1) load_words<scale_groups / 2>(zeros, weight.zeros + at);
+  }
+
+  // Of row g or g + 8.
+  __device__ float scale(int group, int high_row) const {
+    return cvt_float(static_cast<uint16_t>(scales[group] >> 16 * high_row));
+  }
+  // 16 + zero: what stands for a weight of zero.
+  __device__ float zero(int group, int high_row) const {
+    return __uint_as_float(0x41800000u + ((zeros[group / 2] >> (16 * (group % 2) + 8 * high_row) & 255u) << 19));
+  }
+
+  template <int words>
+  __device__ static void load_words(uint32_t (&to)[words], const void* from) {
+    if constexpr (words == 1) {
+      to[0] = *static_cast<const uint32_t*>(from);
+    } else if constexpr (words == 2) {
+      const uint2 v = *static_cast<const uint2*>(from);
+      to[0] = v.x, to[1] = v.y;
+    } else {
+      static_assert(words == 4);
+      const uint4 v = *static_cast<const uint4*>(from);
+      to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    }
+  }
+};
+
+// sums += of one scale group: scale · (Σ(bias + q)·x − (bias + zero) · Σx), for rows g and g + 8 and two tokens.
+template <typename Codec, typename Unit>
+__device__ inline void add_scaled(float (&sums)[4], const float (&products)[4], const Unit& unit, int group, float2 x) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float product = products[i];
+    if constexpr (Codec::has_zeros) product = fmaf(-unit.zero(group, i / 2), i % 2 == 0 ? x.x : x.y, product);
+    sums[i] = fmaf(unit.scale(group, i / 2), product, sums[i]);
+  }
+}
+
+}  // namespace qwen2::cuda
