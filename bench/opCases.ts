@@ -10,6 +10,8 @@ export interface OpCase {
   bytes: number;
   /** Multiplications and additions of the matrix products in it. */
   operations: number;
+  /** What they multiply with. Default bf16. */
+  weights?: WeightType['dtype'];
   /** Makes operands, and returns what enqueues one call on them. */
   prepare(operands: Operands): () => void;
 }
@@ -127,6 +129,7 @@ function linear(
     memoryBytes: bytes + 2 * T * K + 4 * T * N,
     bytes: bytes + 2 * T * K + (out === 'f32' ? 4 : 2) * T * N,
     operations: 2 * T * N * K,
+    weights: type.dtype,
     prepare(operands) {
       const args = {
         x: operands.random('bf16', [T, K]),
@@ -147,6 +150,7 @@ function swiglu(name: string, T: number, I: number, K: number, type: WeightType 
     memoryBytes: bytes + 2 * T * (K + I),
     bytes: bytes + 2 * T * (K + I),
     operations: 4 * T * I * K,
+    weights: type.dtype,
     prepare(operands) {
       const args = {
         x: operands.random('bf16', [T, K]),

@@ -80,7 +80,7 @@ export class Operands {
 
   #words(shape: readonly [number, number]): Tensor {
     const words = new Int32Array(shape[0] * shape[1]);
-    for (let i = 0; i < words.length; i++) words[i] = Math.random() * 2 ** 32;
+    for (let i = 0; i < words.length; i++) words[i] = Math.imul(i + 1, 0x9e3779b1);
     return this.integers(shape, words);
   }
 
