@@ -40,7 +40,8 @@ const libraryRooms = {
   engine: ['native', 'checkpoint', 'sampler', 'model'],
   tokenizer: ['native/errors'],
   generation: ['native', 'checkpoint', 'sampler', 'model', 'engine', 'tokenizer'],
-  index: ['native', 'checkpoint', 'sampler', 'engine', 'tokenizer', 'generation'],
+  batch: ['native', 'sampler', 'engine', 'tokenizer', 'generation'],
+  index: ['native', 'checkpoint', 'sampler', 'engine', 'tokenizer', 'generation', 'batch'],
   cli: ['index', 'sampler/parameters'], // options are checked before anything is loaded
 };
 

@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { Qwen2Error } from '../index.js';
+import { batchCommand } from './batch.js';
 import { benchCommand } from './bench.js';
 import { chatCommand } from './chat.js';
 import { generateCommand } from './generate.js';
@@ -20,7 +21,7 @@ const program = new Command('qwen2')
   .showHelpAfterError('(--help lists what there is)')
   .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 misused, 130 interrupted.')
   .exitOverride();
-for (const command of [generateCommand(), chatCommand(), infoCommand(), benchCommand()])
+for (const command of [generateCommand(), chatCommand(), batchCommand(), infoCommand(), benchCommand()])
   program.addCommand(command.exitOverride().showHelpAfterError('(--help lists what there is)'));
 
 // A reader that has enough, as in `qwen2 … | head -1`, ends the program and is no failure.
