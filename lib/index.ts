@@ -11,6 +11,7 @@ export type { GenerationConfig } from './checkpoint/generationConfig.js';
 export type { LoadProgress } from './checkpoint/loader.js';
 export type { EngineOptions } from './engine/memory.js';
 export type { FinishReason, Logprobs, TokenLogprob } from './engine/sequence.js';
+export type { EndEvent, EngineEvents, EngineStats, HistogramSnapshot, StepEvent } from './engine/statistics.js';
 export type { ChoiceResult, Piece } from './generation/choice.js';
 export type { Generation, GenerationResult, Usage } from './generation/generation.js';
 export { type CheckpointSummary, type DeviceFit, inspectCheckpoint } from './generation/inspect.js';

@@ -1,3 +1,4 @@
+import type { EventEmitter } from 'node:events';
 import { blockSize, KvCache } from '../model/kvCache.js';
 import { type Precision, Qwen2 } from '../model/qwen2.js';
 import { StepInputs } from '../model/step.js';
@@ -13,6 +14,7 @@ import type { EnginePlan } from './memory.js';
 import { Runner, type StepOutcome } from './runner.js';
 import { Scheduler } from './scheduler.js';
 import { type FinishReason, Sequence, type SequenceListener, type SequenceRequest } from './sequence.js';
+import { type EngineEvents, type EngineStats, Statistics } from './statistics.js';
 
 interface EngineParts {
   device: Device;
@@ -32,6 +34,8 @@ export class Engine {
   readonly plan: EnginePlan;
   readonly #stream: Stream;
   readonly #scheduler: Scheduler;
+  readonly #allocator: BlockAllocator;
+  readonly #statistics = new Statistics();
   readonly #runner: Runner;
   readonly #memory: readonly { dispose(): Promise<void> }[];
   #loop: Promise<void> | undefined;
@@ -68,7 +72,8 @@ export class Engine {
       logitRows: limits.logitRows,
       capture,
     });
-    this.#scheduler = new Scheduler(limits, new BlockAllocator(cacheBlocks, blockSize));
+    this.#allocator = new BlockAllocator(cacheBlocks, blockSize);
+    this.#scheduler = new Scheduler(limits, this.#allocator);
     this.#memory = [this.#runner, sampler, model, inputs, workspace, cache];
   }
 
@@ -82,9 +87,27 @@ export class Engine {
     this.#requireRoom(request);
     const sequence = new Sequence(request, listener);
     this.#scheduler.add(sequence);
+    this.#statistics.submitted(sequence);
     // From the next microtask on, so that what is submitted together is computed together.
     this.#loop ??= Promise.resolve().then(() => this.#run());
     return sequence;
+  }
+
+  /** 'step' and 'end', as they happen. */
+  get events(): EventEmitter<EngineEvents> {
+    return this.#statistics.events;
+  }
+
+  stats(): EngineStats {
+    const { running, waiting, preemptions, prefixes } = this.#scheduler;
+    return {
+      running,
+      waiting,
+      preemptions,
+      cacheInUse: 1 - this.#allocator.freeBlocks / this.plan.cacheBlocks,
+      prefixHitRate: prefixes.tokens === 0 ? 0 : prefixes.found / prefixes.tokens,
+      ...this.#statistics.snapshot(),
+    };
   }
 
   /** Ends a sequence with reason 'abort'; nothing happens if it has ended. */
@@ -119,8 +142,14 @@ export class Engine {
   async #run(): Promise<void> {
     for (let entries = this.#scheduler.next(); entries.length > 0; entries = this.#scheduler.next()) {
       try {
+        const started = performance.now();
         const outcomes = await this.#runner.run(entries);
         for (const entry of entries) this.#scheduler.advance(entry);
+        this.#statistics.step({
+          sequences: entries.length,
+          tokens: entries.reduce((sum, { count }) => sum + count, 0),
+          seconds: (performance.now() - started) / 1000,
+        });
         for (const outcome of outcomes) this.#settle(outcome);
       } catch (error) {
         for (const { sequence } of entries) this.#fail(sequence, error);
@@ -132,6 +161,7 @@ export class Engine {
   #settle({ sequence, token, logprobs }: StepOutcome): void {
     if (sequence.ended) return;
     if (token !== undefined) {
+      this.#statistics.token(sequence);
       const reason = sequence.accept(token, logprobs);
       if (reason !== undefined) this.#end(sequence, reason);
     } else if (sequence.request.maxTokens === 0 && sequence.pending === 0) this.#end(sequence, 'length');
@@ -139,12 +169,14 @@ export class Engine {
 
   #end(sequence: Sequence, reason: FinishReason): void {
     this.#forget(sequence);
+    this.#statistics.ended(sequence, reason);
     sequence.listener.onEnd(reason);
   }
 
   #fail(sequence: Sequence, error: unknown): void {
     if (sequence.ended) return;
     this.#forget(sequence);
+    this.#statistics.ended(sequence, 'error');
     sequence.listener.onError(error);
   }
 

@@ -1,7 +1,9 @@
+import type { EventEmitter } from 'node:events';
 import type { Qwen2Config } from '../checkpoint/config.js';
 import type { GenerationConfig } from '../checkpoint/generationConfig.js';
 import type { Engine } from '../engine/engine.js';
 import type { Sequence } from '../engine/sequence.js';
+import type { EngineEvents, EngineStats } from '../engine/statistics.js';
 import { blockSize } from '../model/kvCache.js';
 import { parameterCount, type Weights } from '../model/weights.js';
 import type { Device } from '../native/device.js';
@@ -154,6 +156,16 @@ export class Model {
     });
     const sum = logprobs.reduce<number>((total, logprob) => total + (logprob ?? 0), 0);
     return { tokens: [...tokens], logprobs, sum };
+  }
+
+  /** What the model does, and has done since it was loaded. */
+  stats(): EngineStats {
+    return this.#parts.engine.stats();
+  }
+
+  /** 'step' after every step that was computed, 'end' for every continuation that has ended. Listeners must be quick. */
+  get events(): EventEmitter<EngineEvents> {
+    return this.#parts.engine.events;
   }
 
   /** Ends running generations with finishReason 'abort', and resolves when all device memory has been returned. */
