@@ -1,6 +1,4 @@
-import { Tensor } from '../../lib/native/tensor.js';
 import { assertSameBits } from '../support/compare.js';
-import { describeContract } from '../support/contract.js';
 import {
   dequantized,
   everyInt4Format,
@@ -21,7 +19,15 @@ import {
   withBench,
 } from '../support/opBench.js';
 import { type Activation, heldAs, perCase } from '../support/precision.js';
-import { assertPrecise, exactnessOf, quantizedProducts, rowsOf150, sumErrors } from '../support/quantizedProducts.js';
+import {
+  assertPrecise,
+  exactnessOf,
+  quantizedProducts,
+  rowsOf31,
+  rowsOf150,
+  sumErrors,
+} from '../support/quantizedProducts.js';
+import { splitBands } from '../support/splitBands.js';
 import { permutation, uniforms } from '../support/uniforms.js';
 import { assertRefused, refusalOf } from '../support/vectorLoads.js';
 
@@ -120,6 +126,7 @@ const cases: Case[] = [
       ...{ T, K: 192, N: 24, x: (value: number, k: number) => (k < 64 ? 0 : value) },
     },
   ]),
+  { title: 'more tokens than a panel is multiplied with at once', T: 520, K: 64, N: 72, bias: true },
   { title: 'x of zeros', T: 2, K: 64, N: 16, x: () => 0, bias: true },
   { title: 'the largest scales', T: 2, K: 64, N: 16, values: { scale: () => 0x7bff } },
   { title: 'qkv of 0.5B', T: 3, K: 896, N: [896, 128, 128], group: 128, bias: true },
@@ -128,6 +135,7 @@ const cases: Case[] = [
   { title: 'down projection of 7B, some rows of it', T: 9, K: 18944, N: 16, group: 128 },
   { title: '72B, some rows of it', T: 2, K: 8192, N: 136, group: 128, format: 'gptq' },
   { title: 'down projection of 72B, padded, some rows of it', T: 1, K: 29696, N: 72, group: 128 },
+  { title: 'down projection of 72B, padded, 33 tokens', T: 33, K: 29696, N: 8, group: 128 },
 ];
 
 interface Call extends Case {
@@ -198,6 +206,17 @@ for (const device of [reference, ...devicesUnderTest])
               await bench.requireGapsUntouched(args.out);
             }));
         }
+
+    for (const exact of exactnessOf(device))
+      it(`keeps what is not a number to its row, exact ${exact}`, () =>
+        withBench(device, async (bench) => {
+          const call = withValues({ title: '', T: 9, K: 96, N: 24 });
+          const damaged = { ...call, activations: call.activations.with(3 * 96 + 40, Number.NaN) };
+          const [good, bad] = [prepare(bench, 'bf16', call), prepare(bench, 'bf16', damaged)];
+          for (const args of [good, bad]) bench.run('linear_int4', { ...args, exact, batch_invariant: 0 });
+          const expected = await bench.read(good.out);
+          assertSameBits(await bench.read(bad.out), expected.fill(Number.NaN, 3 * 24, 4 * 24));
+        }));
   });
 
 /** How a row's bits are compared: on which device, in which company. */
@@ -205,38 +224,53 @@ interface Company {
   device: DeviceCase;
   threads: readonly number[];
   exact: number;
+  batchInvariant: number;
+  group?: number;
   T: number;
   K: number;
   N: number;
+  /** First rows and numbers of rows that are multiplied alone. */
+  parts: readonly (readonly [number, number])[];
 }
 
 const companies: Company[] = [
   ...['scalar', 'avx2', 'avx512'].flatMap((simd) =>
     [0, 1].map((exact) => ({
       device: { title: simd, name: 'cpu', simd },
-      ...{ threads: [1, 2, 3, 7], exact, T: 150, K: 1056, N: 136 },
+      ...{ threads: [1, 2, 3, 7], exact, batchInvariant: 0, T: 150, K: 1056, N: 136, parts: rowsOf150 },
     })),
   ),
-  ...devicesUnderTest
-    .filter(isCuda)
-    .flatMap((device) => [96, 4224].map((K) => ({ device, threads: [1], exact: 1, T: 150, K, N: 40 }))),
+  // On CUDA sums are split over blocks where K is long, in a way for each band of T, unless they are to be invariant.
+  ...devicesUnderTest.filter(isCuda).flatMap((device) => [
+    ...[96, 4224].map((K) => ({
+      device,
+      ...{ threads: [1], exact: 1, batchInvariant: 1, T: 150, K, N: 40, parts: rowsOf150 },
+    })),
+    ...[32, 128].map((group) => ({
+      ...{ device, group, threads: [1], exact: 1, batchInvariant: 0, T: 31, K: 4224, N: 40, parts: rowsOf31 },
+    })),
+    ...splitBands.map(({ T, K, parts }) => ({
+      device,
+      ...{ threads: [1], exact: 1, batchInvariant: 0, T, K: 32 * Math.ceil(K / 32), N: 72, parts },
+    })),
+  ]),
 ];
 
 describe('linear_int4', () => {
-  for (const { device, threads, exact, T, K, N } of companies)
-    it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, K = ${K}, exact ${exact}`, async function () {
+  for (const { device, threads, exact, batchInvariant, group = 32, T, K, N, parts } of companies)
+    it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}, exact ${exact}`, async function () {
       requireDevice(this, device);
-      const call = withValues({ title: '', T, K, N, bias: true, out: 'f32' });
+      const call = withValues({ title: '', T, K, N, group, bias: true, out: 'f32' });
       const multiply = (threads: number, row = 0, rows = T) =>
         withBench({ ...device, threads }, async (bench) => {
           const args = prepare(bench, 'bf16', call);
           const [x, out] = [args.x.narrow(0, row, rows), args.out.narrow(0, row, rows)];
-          bench.run('linear_int4', { ...args, x, out, exact, batch_invariant: 1 });
+          bench.run('linear_int4', { ...args, x, out, exact, batch_invariant: batchInvariant });
           return await bench.read(out);
         });
       const together = await multiply(threads[0]!);
       for (const number of threads.slice(1)) assertSameBits(await multiply(number), together);
-      for (const [row, rows] of rowsOf150)
+      for (const [row, rows] of parts)
         assertSameBits(
           await multiply(threads.at(-1)!, row, rows),
           together.subarray(row * N, (row + rows) * N),
@@ -290,78 +324,3 @@ const split = [
   { T: 100, K: 1568, N: 40 },
   { T: 1, K: 4224, N: 24 },
 ];
-
-const anyMatrix = randomInt4(8, 64, 2, 1);
-
-describeContract({
-  op: 'linear_int4',
-  valid: (bench) => ({
-    x: bench.from('bf16', [3, 64], uniforms(192, 1)),
-    weight: int4Weight(bench, 32, [{ format: 'awq', matrix: anyMatrix }]),
-    bias: bench.from('f32', [8], uniforms(8, 2)),
-    out: bench.empty('bf16', [3, 8]),
-    exact: 1,
-    batch_invariant: 0,
-  }),
-  violations: [
-    {
-      title: 'a weight of another K',
-      change: (bench) => ({ weight: bench.weight('linearWeight', 8, 96, { dtype: 'int4', group: 32 }) }),
-      says: /weight must be \[N=8, K=64\]: K is set by x; got linear_int4\(x bf16\[3, 64\], weight int4\[8, 96\] in groups of 32 packed, bias f32\[8\]/,
-    },
-    {
-      title: 'the weight of linear',
-      change: (bench) => ({ weight: bench.weight('linearWeight', 8, 64) }),
-      says: /weight must be int4/,
-    },
-    {
-      title: 'the weight of linear_int8',
-      change: (bench) => ({ weight: bench.weight('linearWeight', 8, 64, { dtype: 'int8', group: 32 }) }),
-      says: /weight must be int4/,
-    },
-    {
-      title: 'the weight of swiglu_int4',
-      change: (bench) => ({ weight: bench.weight('swigluWeight', 8, 64, { dtype: 'int4', group: 32 }) }),
-      says: /weight must be a weight packed for this operation/,
-    },
-    {
-      title: 'columns that are not a multiple of the group',
-      change: (_, { weight: { storage } }) => ({
-        weight: new Tensor(storage, 'int4', [8, 64], { layout: 'linearWeight', group: 128 }),
-      }),
-      says: /weight must have columns that are a multiple of its group of 128/,
-    },
-    {
-      title: 'groups of 48',
-      change: (_, { weight: { storage } }) => ({
-        weight: new Tensor(storage, 'int4', [8, 64], { layout: 'linearWeight', group: 48 }),
-      }),
-      says: /weight is int4 with groups of 48; packed int4 and int8 have groups of 32, 64 or 128/,
-    },
-    {
-      title: 'groups of an x of bf16',
-      change: (_, { x: { storage } }) => ({ x: new Tensor(storage, 'bf16', [3, 64], { group: 32 }) }),
-      says: /x is bf16 with groups of 32; packed int4 and int8 have groups of 32, 64 or 128, others none/,
-    },
-    { title: 'exact of 2', change: () => ({ exact: 2 }), says: /exact must be 0 or 1/ },
-    {
-      title: 'batch_invariant of −1',
-      change: () => ({ batch_invariant: -1 }),
-      says: /batch_invariant must be 0 or 1/,
-    },
-    { title: 'a bias of bf16', change: (bench) => ({ bias: bench.empty('bf16', [8]) }), says: /bias must be f32/ },
-    {
-      title: 'a bf16 out of an f32 x',
-      change: (bench) => ({ x: bench.empty('f32', [3, 64]) }),
-      says: /x and out must have the same dtype, they have f32 and bf16/,
-    },
-    {
-      title: 'out that overlaps x',
-      change: (bench) => {
-        const both = bench.empty('bf16', [3, 71]);
-        return { x: both.narrow(1, 0, 64), out: both.narrow(1, 63, 8) };
-      },
-      says: /out must not overlap x/,
-    },
-  ],
-});

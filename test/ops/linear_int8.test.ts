@@ -46,6 +46,7 @@ const cases: Case[] = [
     ...{ T, K: 384, N: 130, group: 128 },
   })),
   ...[2, 40].map((T) => ({ title: `${T} tokens, a long K of groups of 64`, T, K: 1984, N: 23, group: 64 })),
+  { title: 'more tokens than a panel is multiplied with at once', T: 520, K: 64, N: 70, bias: true },
   { title: 'a row less than a panel', T: 2, K: 64, N: 63 },
   { title: 'strided rows', T: 7, K: 96, N: 25, gap: 5, bias: true },
   { title: 'strided rows at multiples of 16 bytes', T: 7, K: 96, N: 25, gap: 8, bias: true },
@@ -139,6 +140,17 @@ for (const device of [reference, ...devicesUnderTest])
               await bench.requireGapsUntouched(args.out);
             }));
         }
+
+    for (const exact of exactnessOf(device))
+      it(`keeps what is not a number to its row, exact ${exact}`, () =>
+        withBench(device, async (bench) => {
+          const call = withValues({ title: '', T: 9, K: 96, N: 24 });
+          const damaged = { ...call, activations: call.activations.with(3 * 96 + 40, Number.NaN) };
+          const [good, bad] = [prepare(bench, 'bf16', call), prepare(bench, 'bf16', damaged)];
+          for (const args of [good, bad]) bench.run('linear_int8', { ...args, exact, batch_invariant: 0 });
+          const expected = await bench.read(good.out);
+          assertSameBits(await bench.read(bad.out), expected.fill(Number.NaN, 3 * 24, 4 * 24));
+        }));
   });
 
 /** How a row's bits are compared: on which device, in which company. */

@@ -78,6 +78,7 @@ const cases: Case[] = [
       ...{ T: 9, K: 384, I: 40, sourceGroup: 128, format, actOrder: true },
     },
   ]),
+  { title: 'more tokens than a panel is multiplied with at once', T: 520, K: 64, I: 40 },
   { title: 'gates far from zero', T: 6, K: 64, I: 72, deviation: 1000 },
   { title: 'gates far from zero, many tokens', T: 40, K: 64, I: 72, deviation: 1000 },
   { title: '0.5B, some rows of it', T: 2, K: 896, I: 1000, group: 128 },

@@ -7,7 +7,8 @@
 //
 // Tolerance against float64, where `exact` is set and on CUDA always: one rounding of the output plus K · 2⁻²⁴ of
 // Σ|x · scale| · (q + zero). Where it is not, a device may round x to 8 bits, symmetrically, with a scale for each group of
-// each row: an error of at most max|x| / 254 in each element. The CPU does.
+// each row: an error of at most max|x| / 254 in each element, of max|x| / 440 as the root of the mean of squares. The CPU
+// does.
 //
 // The order of summation does not depend on T; on CUDA within each family of kernels, of which `batch_invariant` pins
 // the one for few tokens. CUDA devices take rows of x at multiples of 16 bytes.
