@@ -1,3 +1,4 @@
+import { bf16Weight, type WeightType } from '../lib/native/device.js';
 import type { Operands } from './operands.js';
 
 /** One operation at one shape. */
@@ -9,6 +10,8 @@ export interface OpCase {
   bytes: number;
   /** Multiplications and additions of the matrix products in it. */
   operations: number;
+  /** What they multiply with. Default bf16. */
+  weights?: WeightType['dtype'];
   /** Makes operands, and returns what enqueues one call on them. */
   prepare(operands: Operands): () => void;
 }
@@ -25,17 +28,24 @@ interface Shape {
 
 const shapes = {
   '0.5b': { name: '0.5b', hidden: 896, intermediate: 4864, heads: 14, kvHeads: 2, headDim: 64, vocabulary: 151936 },
+  '1.5b': { name: '1.5b', hidden: 1536, intermediate: 8960, heads: 12, kvHeads: 2, headDim: 128, vocabulary: 151936 },
   '7b': { name: '7b', hidden: 3584, intermediate: 18944, heads: 28, kvHeads: 4, headDim: 128, vocabulary: 152064 },
   '72b': { name: '72b', hidden: 8192, intermediate: 29568, heads: 64, kvHeads: 8, headDim: 128, vocabulary: 152064 },
 } satisfies Record<string, Shape>;
 
 const blockSize = 16;
 
+/** Weights of layers, and of the LM head. */
+const int4: WeightType = { dtype: 'int4', group: 128 };
+const int8: WeightType = { dtype: 'int8', group: 128 };
+
 /** Every case; `small` are those that a CPU is made for. */
 export function opCases(size: 'small' | 'large'): OpCase[] {
   if (size === 'small')
     return [
       ...linears(shapes['0.5b'], [1, 4, 16, 64, 512]),
+      ...linears(shapes['0.5b'], [1, 4, 16, 64, 512], int4, int8),
+      ...linears(shapes['1.5b'], [1, 16, 512], int4, int8),
       ...others(
         shapes['0.5b'],
         [1, 512],
@@ -74,13 +84,16 @@ export function opCases(size: 'small' | 'large'): OpCase[] {
   ];
 }
 
-function linears({ name, hidden, intermediate, heads, kvHeads, headDim, vocabulary }: Shape, tokens: number[]) {
+function linears(shape: Shape, tokens: number[], type = bf16Weight, headType = bf16Weight): OpCase[] {
+  const { hidden, intermediate, heads, kvHeads, headDim, vocabulary } = shape;
+  const kind = type.dtype === 'bf16' ? '' : `${type.dtype} `;
+  const headKind = headType.dtype === 'bf16' ? '' : `${headType.dtype} `;
   return tokens.flatMap((T) => [
-    linear(`${name} qkv T=${T}`, T, (heads + 2 * kvHeads) * headDim, hidden),
-    linear(`${name} o T=${T}`, T, hidden, heads * headDim),
-    swiglu(`${name} gate_up T=${T}`, T, intermediate, hidden),
-    linear(`${name} down T=${T}`, T, hidden, intermediate),
-    ...(T <= 256 ? [linear(`${name} lm_head T=${T}`, T, vocabulary, hidden, 'f32')] : []),
+    linear(`${shape.name} ${kind}qkv T=${T}`, T, (heads + 2 * kvHeads) * headDim, hidden, type),
+    linear(`${shape.name} ${kind}o T=${T}`, T, hidden, heads * headDim, type),
+    swiglu(`${shape.name} ${kind}gate_up T=${T}`, T, intermediate, hidden, type),
+    linear(`${shape.name} ${kind}down T=${T}`, T, hidden, intermediate, type),
+    ...(T <= 256 ? [linear(`${shape.name} ${headKind}lm_head T=${T}`, T, vocabulary, hidden, headType, 'f32')] : []),
   ]);
 }
 
@@ -93,36 +106,59 @@ function others(shape: Shape, normTokens: number[], contexts: [sequences: number
   ];
 }
 
-function linear(name: string, T: number, N: number, K: number, out: 'bf16' | 'f32' = 'bf16'): OpCase {
+/** What a weight holds at least: of int4, a scale of 16 bits and a zero of 4 for each group, of int8 a scale. */
+function weightBytes(elements: number, { dtype, group }: WeightType): number {
+  if (dtype === 'bf16') return 2 * elements;
+  return dtype === 'int8' ? elements + (2 * elements) / group : elements / 2 + (2.5 * elements) / group;
+}
+
+/** As models multiply with int4 and int8 weights, unless they are asked for more. */
+const rounded = { exact: 0, batch_invariant: 0 };
+
+function linear(
+  name: string,
+  T: number,
+  N: number,
+  K: number,
+  type: WeightType = bf16Weight,
+  out: 'bf16' | 'f32' = 'bf16',
+): OpCase {
+  const bytes = weightBytes(N * K, type);
   return {
     name,
-    memoryBytes: 2 * N * K + 2 * T * K + 4 * T * N,
-    bytes: 2 * N * K + 2 * T * K + (out === 'f32' ? 4 : 2) * T * N,
+    memoryBytes: bytes + 2 * T * K + 4 * T * N,
+    bytes: bytes + 2 * T * K + (out === 'f32' ? 4 : 2) * T * N,
     operations: 2 * T * N * K,
+    weights: type.dtype,
     prepare(operands) {
       const args = {
         x: operands.random('bf16', [T, K]),
-        weight: operands.weight('linearWeight', N, K),
+        weight: operands.weight('linearWeight', N, K, type),
         out: operands.empty(out, [T, N]),
       };
-      return () => operands.stream.run('linear', args);
+      if (type.dtype === 'bf16') return () => operands.stream.run('linear', args);
+      const op = type.dtype === 'int4' ? 'linear_int4' : 'linear_int8';
+      return () => operands.stream.run(op, { ...args, ...rounded });
     },
   };
 }
 
-function swiglu(name: string, T: number, I: number, K: number): OpCase {
+function swiglu(name: string, T: number, I: number, K: number, type: WeightType = bf16Weight): OpCase {
+  const bytes = weightBytes(2 * I * K, type);
   return {
     name,
-    memoryBytes: 4 * I * K + 2 * T * (K + I),
-    bytes: 4 * I * K + 2 * T * (K + I),
+    memoryBytes: bytes + 2 * T * (K + I),
+    bytes: bytes + 2 * T * (K + I),
     operations: 4 * T * I * K,
+    weights: type.dtype,
     prepare(operands) {
       const args = {
         x: operands.random('bf16', [T, K]),
-        weight: operands.weight('swigluWeight', 2 * I, K),
+        weight: operands.weight('swigluWeight', 2 * I, K, type),
         out: operands.empty('bf16', [T, I]),
       };
-      return () => operands.stream.run('swiglu', args);
+      if (type.dtype === 'bf16') return () => operands.stream.run('swiglu', args);
+      return () => operands.stream.run('swiglu_int4', { ...args, ...rounded });
     },
   };
 }

@@ -20,7 +20,7 @@ interface Result {
   microseconds: number;
   bytesPerSecond: number;
   operationsPerSecond: number;
-  /** Of the measured read bandwidth, or of the measured matrix rate: whichever bounds the case. */
+  /** Of the measured read bandwidth, or of the measured rate of products: whichever bounds the case. */
   fraction: number;
   bound: 'bandwidth' | 'arithmetic';
 }
@@ -54,7 +54,7 @@ async function main(device: Device, stream: Stream): Promise<void> {
   const limits = await stream.measure();
   const report = { device: device.name, description, limits, results: [] as Result[], failures: [] as object[] };
   console.log(
-    `${description}: reads ${(limits.readBytesPerSecond / 1e9).toFixed(1)} GB/s, multiplies ${(limits.bf16OperationsPerSecond / 1e12).toFixed(2)} TFLOP/s`,
+    `${description}: reads ${(limits.readBytesPerSecond / 1e9).toFixed(1)} GB/s, multiplies ${rates(limits)}`,
   );
   for (const opCase of opCases(device.name === 'cpu' ? 'small' : 'large')) {
     if (!opCase.name.includes(options.only) || opCase.memoryBytes > 0.8 * freeBytes) continue;
@@ -84,7 +84,8 @@ async function measure(device: Device, stream: Stream, opCase: OpCase, limits: D
     const bytesPerSecond = opCase.bytes / seconds;
     const operationsPerSecond = opCase.operations / seconds;
     const ofBandwidth = bytesPerSecond / limits.readBytesPerSecond;
-    const ofArithmetic = operationsPerSecond / limits.bf16OperationsPerSecond;
+    const ofBytes = (opCase.weights ?? 'bf16') !== 'bf16' && limits.int8OperationsPerSecond > 0;
+    const ofArithmetic = operationsPerSecond / limits[ofBytes ? 'int8OperationsPerSecond' : 'bf16OperationsPerSecond'];
     const bound = ofBandwidth >= ofArithmetic ? 'bandwidth' : 'arithmetic';
     const fraction = Math.max(ofBandwidth, ofArithmetic);
     return { name: opCase.name, microseconds: 1e6 * seconds, bytesPerSecond, operationsPerSecond, fraction, bound };
@@ -118,6 +119,11 @@ async function secondsOfCall(stream: Stream, calls: readonly (() => void)[]): Pr
   const estimate = await secondsOf(1, 1);
   const repetitions = Math.max(1, Math.min(2000, Math.ceil(roundSeconds / (estimate * calls.length))));
   return secondsOf(repetitions, rounds);
+}
+
+function rates({ bf16OperationsPerSecond: bf16, int8OperationsPerSecond: int8 }: DeviceLimits): string {
+  const tera = (rate: number) => `${(rate / 1e12).toFixed(2)} TFLOP/s`;
+  return int8 > 0 ? `${tera(bf16)}, of bytes ${tera(int8)}` : tera(bf16);
 }
 
 function line({ name, microseconds, bytesPerSecond, operationsPerSecond, fraction, bound }: Result): string {

@@ -320,6 +320,7 @@ class Addon : public Napi::Addon<Addon> {
           Napi::Object result = Napi::Object::New(env);
           result.Set("readBytesPerSecond", limits.read_bytes_per_second);
           result.Set("bf16OperationsPerSecond", limits.bf16_operations_per_second);
+          result.Set("int8OperationsPerSecond", limits.int8_operations_per_second);
           return result;
         });
       });

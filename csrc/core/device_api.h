@@ -10,7 +10,7 @@
 namespace qwen2 {
 
 // Rises with every change of this file, of Tensor, or of the order or arguments of the operations.
-constexpr uint32_t device_api_version = 3;
+constexpr uint32_t device_api_version = 4;
 
 struct DeviceOptions {
   int32_t index;        // which of several devices of the kind
@@ -29,6 +29,7 @@ struct DeviceDescription {
 struct DeviceLimits {
   double read_bytes_per_second;     // streaming reads of a buffer larger than the caches, all threads
   double bf16_operations_per_second;  // bf16 dot products accumulated in fp32 (a multiply and an add: 2), all threads
+  double int8_operations_per_second;  // the same of bytes; 0 where int4 and int8 weights are multiplied as bf16
 };
 
 struct DeviceApi {

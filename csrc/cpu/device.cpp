@@ -125,6 +125,9 @@ void measure_limits(StreamContext& context, DeviceLimits* limits) {
   const auto dot_chains = context.level == Simd::avx512 ? avx512::dot_chains
                           : context.level == Simd::avx2 ? avx2::dot_chains
                                                         : scalar::dot_chains;
+  const auto byte_chains = context.level == Simd::avx512 ? avx512::byte_chains
+                           : context.level == Simd::avx2 ? avx2::byte_chains
+                                                         : scalar::byte_chains;
   constexpr int64_t piece = 1 << 20, pieces = 128;  // 512 MiB of floats: larger than any cache
   const uint64_t bytes = pieces * piece * sizeof(float);
   const std::unique_ptr<float, void (*)(float*)> data(static_cast<float*>(allocate_host(bytes)),
@@ -133,10 +136,10 @@ void measure_limits(StreamContext& context, DeviceLimits* limits) {
   struct Work {
     const float* data;
     decltype(read_all) read;
-    decltype(dot_chains) dot;
+    double (*dot)(int64_t steps, float* sink);
     std::atomic<int64_t> operations{0};
     volatile float sink = 0;
-  } work{data.get(), read_all, dot_chains};
+  } work{data.get(), read_all, nullptr};
   const auto read_pieces = [](void* self, int64_t begin, int64_t end, int) {
     Work& w = *static_cast<Work*>(self);
     w.sink = w.read(w.data + begin * piece, (end - begin) * piece);
@@ -151,11 +154,16 @@ void measure_limits(StreamContext& context, DeviceLimits* limits) {
     context.pool().run(pieces, pieces / context.threads() / 4 + 1, read_pieces, &work);
     return static_cast<double>(bytes);
   });
-  limits->bf16_operations_per_second = best_rate(5, [&] {
-    work.operations = 0;
-    context.pool().run(context.threads() * 4, 1, dot_piece, &work);
-    return static_cast<double>(work.operations.load());
-  });
+  const auto best_operations = [&](decltype(work.dot) chains) {
+    work.dot = chains;
+    return best_rate(5, [&] {
+      work.operations = 0;
+      context.pool().run(context.threads() * 4, 1, dot_piece, &work);
+      return static_cast<double>(work.operations.load());
+    });
+  };
+  limits->bf16_operations_per_second = best_operations(dot_chains);
+  limits->int8_operations_per_second = best_operations(byte_chains);
 }
 
 int32_t measure(void* context, DeviceLimits* limits, char* error, uint32_t error_size) {

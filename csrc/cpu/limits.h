@@ -11,6 +11,8 @@ namespace qwen2::cpu {
   float read_all(const float* data, int64_t size);             \
   /* Runs 24 independent chains of `dot`, `steps` long; returns the operations done, a multiply and an add being 2. */ \
   double dot_chains(int64_t steps, float* sink);               \
+  /* The same of bytes. */                                     \
+  double byte_chains(int64_t steps, float* sink);              \
   }
 QWEN2_LIMITS(scalar)
 QWEN2_LIMITS(avx2)

@@ -10,16 +10,14 @@
 
 namespace qwen2::cpu::QWEN2_SIMD {
 
-// Σ of a group, negative, is what weights' zeros are multiplied with: an int32_t of rounded x, a float of exact x.
-template <typename Sum>
 struct Activations {
   int64_t tokens, steps;  // steps of a group
   uint32_t* x;            // [G][T][steps]
-  float* scales;          // [G][T]; exact: unused
-  Sum* minus_sums;        // [G][T]
+  float* scales;          // [G][T], of exact x ones
+  float* minus_sums;      // [G][T]: −Σ of a group of x without its scale, which weights' zeros are multiplied with
 };
 
-inline void round_group(const bf16* x, int64_t group, int8_t* to, float& scale, int32_t& minus_sum) {
+inline void round_group(const bf16* x, int64_t group, int8_t* to, float& scale, float& minus_sum) {
   F32 largest = zero(), not_finite = zero();
   for (int64_t k = 0; k < group; k += lanes) {
     const F32 value = load(x + k);
@@ -36,7 +34,7 @@ inline void round_group(const bf16* x, int64_t group, int8_t* to, float& scale, 
     narrow_to_bytes(to + k, rounded);
     minus = sub(minus, rounded);
   }
-  minus_sum = sum(minus);
+  minus_sum = static_cast<float>(sum(minus));
 }
 
 // Columns 0 2, 1 3 of four for int8; 0 2, 4 6, 1 3, 5 7 of eight for int4: how byte_pairs and nibble_pairs unpack them.
@@ -53,15 +51,14 @@ inline void order_group(const bf16* x, int64_t group, DType dtype, bf16* to, flo
       }
 }
 
-template <typename Sum>
-Activations<Sum> activations(Context& context, const Tensor& x, const QuantizedWeight& weight) {
-  constexpr bool rounded = __is_same(Sum, int32_t);
+template <bool rounded>
+Activations activations(Context& context, const Tensor& x, const QuantizedWeight& weight) {
   const int64_t tokens = x.shape[0], groups = weight.groups, group = weight.group;
   const int64_t steps = rounded ? group / 4 : group / 2;
   const size_t words = static_cast<size_t>(tokens * groups * steps), sums = static_cast<size_t>(tokens * groups);
   auto* memory = static_cast<uint32_t*>(context.scratch(-1, (words + 2 * sums) * sizeof(uint32_t)));
-  Activations<Sum> made{tokens, steps, memory, reinterpret_cast<float*>(memory + words),
-                        reinterpret_cast<Sum*>(memory + words + sums)};
+  auto* scales = reinterpret_cast<float*>(memory + words);
+  const Activations made{tokens, steps, memory, scales, scales + sums};
   // Rounding 16,384 numbers takes about as long as waking a thread.
   const int64_t piece = 16384 / (groups * group) + 1;
   parallel(context, tokens, piece, [&](int64_t begin, int64_t end, int) {
@@ -74,6 +71,7 @@ Activations<Sum> activations(Context& context, const Tensor& x, const QuantizedW
           round_group(source, group, reinterpret_cast<int8_t*>(to), made.scales[at], made.minus_sums[at]);
         } else {
           order_group(source, group, weight.dtype, reinterpret_cast<bf16*>(to), made.minus_sums[at]);
+          made.scales[at] = 1;
         }
       }
   });

@@ -5,7 +5,7 @@
 //                                  at_least above (bit i: how lane i compares; never for a NaN)
 //   Pairs  `lanes` pairs of bf16       load_pairs store_pairs splat_pair dot (the multiply-accumulate that weights are
 //                                  packed for)
-//   I32    `lanes` integers            splat_int widen_bytes to_floats round_to_int narrow_to_bytes multiply_short sub sum
+//   I32    `lanes` integers            splat_int widen_bytes to_floats round_to_int narrow_to_bytes sub sum
 //   Words  `lanes` words of 32 bits,   load_words store_words splat_word low_nibbles high_nibbles dot_nibbles dot_bytes
 //          each four bytes or eight    nibble_pairs byte_pairs (operands of `dot`)
 //          nibbles of weights

@@ -8,7 +8,8 @@ namespace qwen2::cpu::avx2 {
 constexpr int lanes = 8;
 using F32 = __m256;
 using Pairs = __m256i;
-using I32 = __m256i;
+// Not __m256i: GCC 12 then keeps each sum of a `dot` in two registers, as the type that it is and as the one it is cast to.
+using I32 = int32_t __attribute__((vector_size(32)));
 using Words = __m256i;
 
 inline __m256i first(int count) {
@@ -95,22 +96,22 @@ inline F32 second_of(Pairs x) {
 // acc + a.first · b.first + a.second · b.second
 inline F32 dot(F32 acc, Pairs a, Pairs b) { return fma(second_of(a), second_of(b), fma(first_of(a), first_of(b), acc)); }
 
-inline I32 splat_int(int32_t x) { return _mm256_set1_epi32(x); }
+inline I32 splat_int(int32_t x) { return I32{} + x; }
 inline I32 widen_bytes(const uint8_t* p) {
-  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return __builtin_bit_cast(I32, _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-inline F32 to_floats(I32 x) { return _mm256_cvtepi32_ps(x); }
-inline I32 round_to_int(F32 x) { return _mm256_cvtps_epi32(x); }
+inline F32 to_floats(I32 x) { return _mm256_cvtepi32_ps(__builtin_bit_cast(__m256i, x)); }
+inline I32 round_to_int(F32 x) { return __builtin_bit_cast(I32, _mm256_cvtps_epi32(x)); }
 inline void narrow_to_bytes(int8_t* p, I32 x) {
-  const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(x, x), 0b1000);
+  const __m256i whole = __builtin_bit_cast(__m256i, x);
+  const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole, whole), 0b1000);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(shorts), _mm256_castsi256_si128(shorts));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), bytes);
 }
-// a · b, of a from 0 to 32767 and b from −32768 to 32767.
-inline I32 multiply_short(I32 a, I32 b) { return _mm256_madd_epi16(a, b); }
-inline I32 sub(I32 a, I32 b) { return _mm256_sub_epi32(a, b); }
+inline I32 sub(I32 a, I32 b) { return a - b; }
 inline int32_t sum(I32 x) {
-  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  const __m256i whole = __builtin_bit_cast(__m256i, x);
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
   half = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
   return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 1)));
 }
@@ -123,20 +124,20 @@ inline Words high_nibbles(Words x) { return low_nibbles(_mm256_srli_epi32(x, 4))
 // acc + Σ a · b over the four bytes of a word, those of a below 128, those of b signed, from −127 on: two products fit
 // into 16 bits.
 inline I32 dot_small(I32 acc, Words a, Words b) {
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+  return acc + __builtin_bit_cast(I32, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
 }
 // The same for bytes of a below 16 and below 256.
 inline I32 dot_nibbles(I32 acc, Words a, Words b) { return dot_small(acc, a, b); }
 inline I32 dot_bytes(I32 acc, Words a, Words b) {
+  // The upper bit on its own is 128, and 2 · 128 · 127 fits too.
   const __m256i high_bit = _mm256_set1_epi8(static_cast<char>(0x80));
-  // The upper bit alone is 128, and 2 · 128 · 127 fits too.
   const __m256i upper = _mm256_maddubs_epi16(_mm256_and_si256(a, high_bit), b);
-  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(upper, _mm256_set1_epi16(1)));
+  acc += __builtin_bit_cast(I32, _mm256_madd_epi16(upper, _mm256_set1_epi16(1)));
   return dot_small(acc, _mm256_andnot_si256(high_bit, a), b);
 }
 
 // Two integers a lane of at most 8 bits, as bf16: the upper halves of the floats that they are.
-inline Pairs pairs_of(I32 first, I32 second) {
+inline Pairs pairs_of(__m256i first, __m256i second) {
   const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(first)), 16);
   return _mm256_blend_epi16(low, _mm256_castps_si256(_mm256_cvtepi32_ps(second)), 0b10101010);
 }

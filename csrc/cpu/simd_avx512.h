@@ -8,7 +8,8 @@ namespace qwen2::cpu::avx512 {
 constexpr int lanes = 16;
 using F32 = __m512;
 using Pairs = __m512bh;
-using I32 = __m512i;
+// Not __m512i: GCC 12 then keeps each sum of a `dot` in two registers, as the type that it is and as the one it is cast to.
+using I32 = int32_t __attribute__((vector_size(64)));
 using Words = __m512i;
 
 inline __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
@@ -59,19 +60,17 @@ inline Pairs splat_pair(const bf16* p) {
 // acc + a.first · b.first + a.second · b.second
 inline F32 dot(F32 acc, Pairs a, Pairs b) { return _mm512_dpbf16_ps(acc, a, b); }
 
-inline I32 splat_int(int32_t x) { return _mm512_set1_epi32(x); }
+inline I32 splat_int(int32_t x) { return I32{} + x; }
 inline I32 widen_bytes(const uint8_t* p) {
-  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return __builtin_bit_cast(I32, _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
-inline F32 to_floats(I32 x) { return _mm512_cvtepi32_ps(x); }
-inline I32 round_to_int(F32 x) { return _mm512_cvtps_epi32(x); }
+inline F32 to_floats(I32 x) { return _mm512_cvtepi32_ps(__builtin_bit_cast(__m512i, x)); }
+inline I32 round_to_int(F32 x) { return __builtin_bit_cast(I32, _mm512_cvtps_epi32(x)); }
 inline void narrow_to_bytes(int8_t* p, I32 x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(__builtin_bit_cast(__m512i, x)));
 }
-// a · b, of a from 0 to 32767 and b from −32768 to 32767.
-inline I32 multiply_short(I32 a, I32 b) { return _mm512_madd_epi16(a, b); }
-inline I32 sub(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
-inline int32_t sum(I32 x) { return _mm512_reduce_add_epi32(x); }
+inline I32 sub(I32 a, I32 b) { return a - b; }
+inline int32_t sum(I32 x) { return _mm512_reduce_add_epi32(__builtin_bit_cast(__m512i, x)); }
 
 inline Words load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
 inline void store_words(uint32_t* p, Words x) { _mm512_storeu_si512(p, x); }
@@ -79,8 +78,10 @@ inline Words splat_word(const uint32_t* p) { return _mm512_set1_epi32(static_cas
 inline Words low_nibbles(Words x) { return _mm512_and_si512(x, _mm512_set1_epi32(0x0F0F0F0F)); }
 inline Words high_nibbles(Words x) { return low_nibbles(_mm512_srli_epi32(x, 4)); }
 // acc + Σ a · b over the four bytes of a word, those of a below 16 or 256, those of b signed, from −127 on.
-inline I32 dot_nibbles(I32 acc, Words a, Words b) { return _mm512_dpbusd_epi32(acc, a, b); }
-inline I32 dot_bytes(I32 acc, Words a, Words b) { return _mm512_dpbusd_epi32(acc, a, b); }
+inline I32 dot_bytes(I32 acc, Words a, Words b) {
+  return __builtin_bit_cast(I32, _mm512_dpbusd_epi32(__builtin_bit_cast(__m512i, acc), a, b));
+}
+inline I32 dot_nibbles(I32 acc, Words a, Words b) { return dot_bytes(acc, a, b); }
 
 // Nibbles i and i + 4 of a word, as numbers.
 template <int i>

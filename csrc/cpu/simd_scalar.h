@@ -108,8 +108,6 @@ inline I32 round_to_int(F32 x) {
 inline void narrow_to_bytes(int8_t* p, I32 x) {
   for (int i = 0; i < lanes; ++i) p[i] = static_cast<int8_t>(x[i]);
 }
-// a · b, of a from 0 to 32767 and b from −32768 to 32767.
-inline I32 multiply_short(I32 a, I32 b) { return a * b; }
 inline I32 sub(I32 a, I32 b) { return a - b; }
 inline int32_t sum(I32 x) { return x[0] + x[1] + x[2] + x[3]; }
 

@@ -15,7 +15,7 @@
 #pragma once
 
 #include "cuda/launch.h"
-#include "cuda/matmul.h"
+#include "cuda/matmul_tile.h"
 #include "cuda/reduce.h"
 #include "cuda/shared.h"
 
@@ -37,14 +37,6 @@ struct TiledStage {
   bf16 weight[Shape::rows][Shape::k];
 };
 
-// After the products, the same memory holds what goes to out. The gap keeps rows in different banks.
-template <typename Shape, typename Finish>
-struct TiledOutput {
-  static constexpr int columns = Shape::rows / 2 * Finish::outputs;
-  static constexpr int vector = 16 / sizeof(typename Finish::Out);
-  typename Finish::Out rows[Shape::tokens][columns + vector];
-};
-
 // Where a chunk of eight k of a row lies: 128 bytes, one or two rows, hold eight chunks.
 template <int k>
 __device__ inline int swizzled(int row, int chunk) {
@@ -52,22 +44,6 @@ __device__ inline int swizzled(int row, int chunk) {
   static_assert(chunks == 4 || chunks == 8);
   return (chunk ^ row / (8 / chunks) % chunks) * vector_bf16;
 }
-
-// Which tile a block computes. Blocks that run at the same time form a patch of the product, so that they share weights
-// and x in L2: sixteen tiles of tokens, the fastest, by as many of rows as there are multiprocessors for.
-struct TiledPlace {
-  int first_row, first_token;
-  template <typename Shape>
-  __device__ static TiledPlace of(const Product& product) {
-    constexpr int most_together = 16;
-    const int row_blocks = (product.rows + Shape::rows - 1) / Shape::rows;
-    const int token_blocks = (product.tokens + Shape::tokens - 1) / Shape::tokens;
-    const int block = static_cast<int>(blockIdx.x), band = block / (most_together * row_blocks);
-    const int within = block % (most_together * row_blocks);
-    const int together = min(token_blocks - band * most_together, most_together);
-    return {within / together * Shape::rows, (band * most_together + within % together) * Shape::tokens};
-  }
-};
 
 // Begins to copy a tile of a matrix, [limit, K] with rows `stride` apart.
 template <int rows, int k, int threads>
@@ -145,25 +121,6 @@ __device__ inline void finish_tile(TiledOutput<Shape, Finish>& tile, TiledSums<S
       }
 }
 
-// From shared memory to out, 16 bytes at a time where rows allow it.
-template <typename Shape, typename Finish>
-__device__ inline void store_tile(const TiledOutput<Shape, Finish>& tile, const Finish& finish, int first_token,
-                                  int tokens, int first_column, bool vectors) {
-  using Tile = TiledOutput<Shape, Finish>;
-  constexpr int chunks = Tile::columns / Tile::vector;
-  for (int i = static_cast<int>(threadIdx.x); i < Shape::tokens * chunks; i += Shape::threads) {
-    const int row = i / chunks, offset = i % chunks * Tile::vector, column = first_column + offset;
-    if (first_token + row >= tokens) return;
-    const auto* from = tile.rows[row] + offset;
-    auto* to = finish.out.row(first_token + row) + column;
-    if (vectors && column + Tile::vector <= finish.columns) {
-      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-    } else {
-      for (int c = 0; c < Tile::vector && column + c < finish.columns; ++c) to[c] = from[c];
-    }
-  }
-}
-
 template <typename Shape, typename Finish>
 struct TiledShared {
   union {
@@ -176,33 +133,6 @@ struct TiledShared {
 // A thread's sums of a tile, four at a time.
 template <typename Shape>
 constexpr int tiled_quads = Shape::token_tiles * Shape::groups * 2;
-
-template <typename Shape, typename Visit>
-__device__ inline void each_quad(TiledSums<Shape>& sums, const Visit& visit) {
-#pragma unroll
-  for (int q = 0; q < tiled_quads<Shape>; ++q)
-    visit(sums[q / 2 / Shape::groups][q / 2 % Shape::groups][q % 2], q * Shape::threads);
-}
-
-// Leaves a part's sums in the workspace. The last block of the tile gets the sums over all parts, and only it goes on.
-template <typename Shape>
-__device__ inline bool add_parts(TiledSums<Shape>& sums, const SplitSums<float4>& splits, unsigned& arrived) {
-  constexpr int tile_quads = tiled_quads<Shape> * Shape::threads;
-  const int64_t part_quads = int64_t{gridDim.x} * tile_quads;
-  float4* const partial = splits.partial + int64_t{blockIdx.x} * tile_quads + threadIdx.x;
-  each_quad<Shape>(sums, [&](const float(&quad)[4], int at) {
-    partial[blockIdx.y * part_quads + at] = make_float4(quad[0], quad[1], quad[2], quad[3]);
-  });
-  if (!last_to_arrive(arrived, splits.counters[blockIdx.x], gridDim.y)) return false;
-  each_quad<Shape>(sums, [](float(&quad)[4], int) { quad[0] = quad[1] = quad[2] = quad[3] = 0; });
-#pragma unroll 1
-  for (int part = 0; part < static_cast<int>(gridDim.y); ++part)
-    each_quad<Shape>(sums, [&](float(&quad)[4], int at) {
-      const float4 more = partial[part * part_quads + at];
-      quad[0] += more.x, quad[1] += more.y, quad[2] += more.z, quad[3] += more.w;
-    });
-  return true;
-}
 
 // One block's sums of one tile over its part of K.
 template <typename Shape>
@@ -251,10 +181,11 @@ template <typename Shape, typename Finish>
 __global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
     tiled_kernel(Product product, Finish finish, bool vectors, SplitSums<float4> splits) {
   auto& block = shared<TiledShared<Shape, Finish>>();
-  const TiledPlace place = TiledPlace::of<Shape>(product);
+  const TiledPlace place = TiledPlace::of<Shape>(product.rows, product.tokens);
   TiledSums<Shape> sums = {};
   multiply_tile<Shape>(sums, block.stages, product, place);
-  if (gridDim.y > 1 && !add_parts<Shape>(sums, splits, block.arrived)) return;
+  auto& quads = reinterpret_cast<float(&)[tiled_quads<Shape>][4]>(sums);
+  if (gridDim.y > 1 && !add_parts<Shape::threads>(quads, splits, block.arrived)) return;
   __syncthreads();
   finish_tile<Shape>(block.output, sums, finish, place.first_row / matmul_group);
   __syncthreads();
@@ -264,16 +195,13 @@ __global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
 
 template <typename Shape, typename Finish>
 void launch_tiled(Context& context, const Product& product, const Finish& finish, const MatmulPlan& plan) {
-  using Out = typename Finish::Out;
-  const bool vectors = reinterpret_cast<uintptr_t>(finish.out.data) % 16 == 0 &&
-                       finish.out.stride * static_cast<int64_t>(sizeof(Out)) % 16 == 0;
   const int64_t tiles = plan.row_blocks * plan.token_blocks;
   launch(context, tiled_kernel<Shape, Finish>,
          {.blocks = {static_cast<unsigned>(tiles), static_cast<unsigned>(plan.splits)},
           .threads = Shape::threads,
           .shared_bytes = sizeof(TiledShared<Shape, Finish>),
           .dependent = true},
-         product, finish, vectors,
+         product, finish, stores_vectors(finish.out),
          split_sums<float4>(context, plan.splits, tiles, tiled_quads<Shape> * Shape::threads));
 }
 

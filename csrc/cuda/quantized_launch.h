@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/quantized_skinny.h"
+#include "cuda/quantized_tiled.h"
 
 namespace qwen2::cuda {
 
@@ -34,7 +35,8 @@ void multiply_few(Context& context, QuantizedProduct product, Finish finish, con
 template <typename Codec, int scale_groups, typename Finish>
 void multiply_by_group(Context& context, const QuantizedProduct& product, const Finish& finish,
                        const QuantizedLayout& layout, bool batch_invariant) {
-  (void)batch_invariant;
+  if (product.tokens > most_skinny_tokens && !batch_invariant)
+    return launch_quantized_tiled<QuantizedTiledShape<Codec, scale_groups>>(context, product, finish);
   multiply_few<Codec, scale_groups>(context, product, finish, quantized_parts(layout, context.device().multiprocessors));
 }
 

@@ -9,10 +9,6 @@
 // way, 64 KB a multiprocessor, whatever task they belong to. A ring of units: when one is multiplied, the one a turn later
 // is asked for, and before the first turn none waits for x.
 //
-// Of a scale group, raw products Σ(16 + q)·x are summed by the tensor cores, then added as scale · (Σ(16 + q)·x −
-// (16 + zero) · Σx) in fp32. Σx is made once a block: x as operand A, ones as B, and 16 bytes of x as rows g and g + 8,
-// so that one mma adds 32 columns.
-//
 // The order of summation: a part from its first column to its last; then the parts, in a tree. It depends on neither T
 // nor `together`.
 //
@@ -21,21 +17,12 @@
 
 #include "cuda/launch.h"
 #include "cuda/matmul.h"
-#include "cuda/quantized_codec.h"
 #include "cuda/quantized_plan.h"
+#include "cuda/quantized_product.h"
 #include "cuda/reduce.h"
 #include "cuda/shared.h"
 
 namespace qwen2::cuda {
-
-// A kernel's operands.
-struct QuantizedProduct {
-  const bf16* x;  // [tokens, K], rows x_stride elements apart, at multiples of 16 bytes
-  int64_t x_stride;
-  QuantizedWeight weight;
-  int tokens, K;
-  int parts = 1, together = 1, turns = 0;  // quantized_plan.h
-};
 
 template <typename Codec_, int scale_groups_, int token_tiles_>
 struct QuantizedSkinnyShape {
@@ -59,19 +46,9 @@ struct alignas(16) QuantizedShared {
   __device__ uint4* x() { return reinterpret_cast<uint4*>(this + 1); }
 };
 
-// Where a block is: its parts of K, as units of a row group.
-struct QuantizedRange {
-  int first_unit, units;
-  __device__ static QuantizedRange of(const QuantizedProduct& product, int first_part, int parts) {
-    const int64_t units = product.weight.units;
-    const int first = static_cast<int>(units * first_part / product.parts);
-    return {first, static_cast<int>(units * (first_part + parts) / product.parts) - first};
-  }
-};
-
 // x of the block, as lanes load it. Columns beyond K are zeros.
 template <typename Shape>
-__device__ inline void stage_x(uint4* x, const QuantizedProduct& product, const QuantizedRange& range) {
+__device__ inline void stage_x(uint4* x, const QuantizedProduct& product, const UnitRange& range) {
   const int chunks = range.units * (quantized_unit / vector_bf16), first = range.first_unit * quantized_unit;
   for (int token = 0; token < product.tokens; ++token)
     for (int i = static_cast<int>(threadIdx.x); i < chunks; i += Shape::threads) {
@@ -98,17 +75,14 @@ struct QuantizedColumns {
 
 template <typename Shape>
 __device__ inline void sum_x(float* x_sums, const uint4* x, const QuantizedProduct& product,
-                             const QuantizedRange& range) {
-  constexpr uint32_t ones = 0x3F803F80;
+                             const UnitRange& range) {
   const QuantizedColumns<Shape> columns(x, product.tokens);
   const int items = range.units * Shape::scale_groups * Shape::token_tiles;
   for (int item = warp_index(); item < items; item += quantized_warps) {
     const int group = item / Shape::token_tiles, tile = item % Shape::token_tiles;
     float sums[4] = {};
-    for (int half = 0; half < Shape::group_halves; ++half) {
-      const uint4 v = columns.load(group * Shape::group_halves + half, tile);
-      mma_m16n8k16(sums, {v.x, v.z, v.y, v.w}, {ones, ones});
-    }
+    for (int half = 0; half < Shape::group_halves; ++half)
+      add_columns(sums, columns.load(group * Shape::group_halves + half, tile));
     if (lane_index() % 4 == 0) x_sums[group * Shape::tokens + 8 * tile + lane_index() / 4] = sums[0] + sums[2];
   }
 }
@@ -205,7 +179,7 @@ __device__ inline void finish_task(QuantizedShared<Shape>& block, const Quantize
 struct QuantizedCursor {
   int row_group, stride, row_groups;  // stride: to the next one
   int turn, turns;
-  QuantizedRange part;
+  UnitRange part;
 
   // Units that are left of the part.
   __device__ int left(int turn_units) const { return row_group < row_groups ? part.units - turn * turn_units : 0; }
@@ -224,11 +198,11 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   auto& block = shared<QuantizedShared<Shape>>();
   const int teams = quantized_warps / product.together, first_part = static_cast<int>(blockIdx.y) * product.together;
   const int tasks = (product.weight.row_groups + teams - 1) / teams;
-  const QuantizedRange range = QuantizedRange::of(product, first_part, product.together);
+  const UnitRange range = UnitRange::of(product.weight.units, product.parts, first_part, product.together);
   // Where the next units to load are: a turn ahead of those that are multiplied.
   QuantizedCursor ahead{static_cast<int>(blockIdx.x) * teams + warp_index() / product.together,
                         static_cast<int>(gridDim.x) * teams, product.weight.row_groups, 0, product.turns,
-                        QuantizedRange::of(product, first_part + warp_index() % product.together, 1)};
+                        UnitRange::of(product.weight.units, product.parts, first_part + warp_index() % product.together, 1)};
   const int first = ahead.part.first_unit - range.first_unit;
 
   typename Shape::Unit units[Shape::turn] = {};

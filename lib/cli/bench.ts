@@ -135,6 +135,7 @@ function better(a: DeviceLimits, b: DeviceLimits): DeviceLimits {
   return {
     readBytesPerSecond: Math.max(a.readBytesPerSecond, b.readBytesPerSecond),
     bf16OperationsPerSecond: Math.max(a.bf16OperationsPerSecond, b.bf16OperationsPerSecond),
+    int8OperationsPerSecond: Math.max(a.int8OperationsPerSecond, b.int8OperationsPerSecond),
   };
 }
 

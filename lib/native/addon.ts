@@ -27,6 +27,8 @@ export interface DeviceLimits {
   readBytesPerSecond: number;
   /** bf16 products accumulated in fp32; a multiply and an add are two operations. */
   bf16OperationsPerSecond: number;
+  /** The same of bytes; 0 where int4 and int8 weights are multiplied as bf16. */
+  int8OperationsPerSecond: number;
 }
 
 /**

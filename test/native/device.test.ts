@@ -124,10 +124,13 @@ describe('device: description', () => {
 
 describe('device: limits', () => {
   it('are measured on the CPU', async () => {
-    const { readBytesPerSecond, bf16OperationsPerSecond } = await measureDevice('cpu', { threads: 2 });
+    const { readBytesPerSecond, bf16OperationsPerSecond, int8OperationsPerSecond } = await measureDevice('cpu', {
+      threads: 2,
+    });
     // From a slow virtual machine under sanitizers to a large server.
     assert.ok(readBytesPerSecond > 5e7 && readBytesPerSecond < 2e12, `${readBytesPerSecond} bytes/s`);
     assert.ok(bf16OperationsPerSecond > 5e7 && bf16OperationsPerSecond < 1e15, `${bf16OperationsPerSecond} 1/s`);
+    assert.ok(int8OperationsPerSecond > 5e7 && int8OperationsPerSecond < 2e15, `${int8OperationsPerSecond} 1/s`);
   });
 
   it('of `reference` are none', () =>
