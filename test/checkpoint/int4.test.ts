@@ -134,7 +134,7 @@ describe('4-bit checkpoints', () => {
   });
 
   describe('that are damaged are refused', () => {
-    const q = 'model.layers.1.self_attn.q_proj'; // [128, 64]
+    const q = 'model.layers.0.self_attn.q_proj'; // [128, 64]
     const groups = (change: (groupOf: Int32Array) => void) => (tensors: Record<string, FileTensor>) => {
       const groupOf = Int32Array.from({ length: 64 }, (_, k) => Math.floor(k / 32));
       change(groupOf);
