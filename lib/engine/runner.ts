@@ -11,8 +11,6 @@ import type { Logprobs, Sequence, TokenLogprob } from './sequence.js';
 /** What a step found out about one sequence. */
 export interface StepOutcome {
   sequence: Sequence;
-  /** Tokens of the sequence that are computed. */
-  end: number;
   /** The next token, if all tokens before it are computed. */
   token?: number;
   logprobs?: Logprobs | undefined;
@@ -69,10 +67,9 @@ export class Runner {
     const sampled = isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
     // The earliest error of the stream names the operation; downloads behind it only repeat it.
     const [results] = await Promise.all([sampled, this.#stream.synchronized()]);
-    return entries.map(({ sequence, end }) => {
+    return entries.map(({ sequence }) => {
       const row = results.get(sequence);
-      const token = row && { token: row.token, logprobs: reported(sequence, row) };
-      return { sequence, end, ...token };
+      return row === undefined ? { sequence } : { sequence, token: row.token, logprobs: reported(sequence, row) };
     });
   }
 

@@ -20,9 +20,6 @@ export interface Int4CheckpointOptions {
   zeroBiases?: boolean;
 }
 
-/** Heads as wide as every device takes them. */
-const int4Config = { ...smallConfig, head_dim: 64 };
-
 type Files = Record<string, object>;
 
 /** A small checkpoint with 4-bit weights, and the same weights in bf16, which holds them exactly. */
@@ -32,10 +29,10 @@ export function int4Twins(options: Int4CheckpointOptions): {
   tensors: Record<string, FileTensor>;
 } {
   const { format, groupSize = 32, keep = () => false, symmetric = false, says = {} } = options;
-  const plain = modelTensors(int4Config);
+  const plain = modelTensors(smallConfig);
   const int4: Record<string, FileTensor> = {};
   const bf16: Record<string, FileTensor> = {};
-  for (const [i, source] of sourceTensors(parseConfig(int4Config, 'config')).entries()) {
+  for (const [i, source] of sourceTensors(parseConfig(smallConfig, 'config')).entries()) {
     const module = source.name.replace(/\.weight$/, '');
     if (!/_proj\.weight$/.test(source.name) || keep(module)) {
       int4[source.name] = bf16[source.name] = plain[source.name]!;
@@ -60,8 +57,8 @@ export function int4Twins(options: Int4CheckpointOptions): {
     ...says,
   };
   return {
-    int4: { 'config.json': { ...int4Config, quantization_config }, 'model.safetensors': safetensors(int4) },
-    bf16: { 'config.json': int4Config, 'model.safetensors': safetensors(bf16) },
+    int4: { 'config.json': { ...smallConfig, quantization_config }, 'model.safetensors': safetensors(int4) },
+    bf16: { 'config.json': smallConfig, 'model.safetensors': safetensors(bf16) },
     tensors: int4,
   };
 }
