@@ -60,8 +60,20 @@ const checks: Record<keyof QuantizeOptions, Check> = {
   onProgress: { expected: 'a function', holds: (value) => typeof value === 'function' },
 };
 
-/** The options with defaults, checked. */
-export function resolveOptions(options: QuantizeOptions) {
+/** The options with defaults. */
+export interface ResolvedOptions extends QuantizeOptions {
+  method: 'rtn' | 'awq';
+  /** Of method awq, always. */
+  calibration: QuantizeOptions['calibration'];
+  calibrationSequences: number;
+  calibrationLength: number;
+  groupSize: GroupSize;
+  clipSteps: number;
+  device: string;
+}
+
+/** @throws invalid_argument naming the option, its value and what was expected */
+export function resolveOptions(options: QuantizeOptions): ResolvedOptions {
   if (typeof options !== 'object' || options === null)
     throw invalid(`quantizeCheckpoint's options must be an object; got ${describe(options)}`);
   for (const [name, value] of Object.entries(options)) {
@@ -78,7 +90,7 @@ export function resolveOptions(options: QuantizeOptions) {
   const { groupSize = 128, clipSteps = 20, calibrationSequences = 32, calibrationLength = 512 } = options;
   return {
     ...options,
-    ...{ method, clipSteps, calibrationSequences, calibrationLength },
+    ...{ method, calibration, clipSteps, calibrationSequences, calibrationLength },
     groupSize: groupSize as GroupSize,
     device: options.device ?? 'auto',
   };

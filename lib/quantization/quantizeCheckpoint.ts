@@ -2,13 +2,16 @@ import { realpath, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.js';
 import { readJson } from '../checkpoint/jsonFile.js';
+import type { SourceTensor } from '../model/names.js';
 import { planWeights } from '../model/plan.js';
 import { openDevice } from '../native/device.js';
 import { Qwen2Error, throwIfAborted } from '../native/errors.js';
-import { type QuantizeOptions, resolveOptions } from './options.js';
+import { AwqScales } from './awq.js';
+import { calibrationSequences, digestOf } from './calibrationText.js';
+import { type QuantizeOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { type Identity, OutputFolder } from './outputFolder.js';
 import { planShards, type Shard } from './shards.js';
-import { ShardWriter } from './shardWriter.js';
+import { type Scales, ShardWriter } from './shardWriter.js';
 import { SourceReader } from './sourceReader.js';
 
 export type { QuantizeOptions, QuantizeProgress } from './options.js';
@@ -45,21 +48,26 @@ export async function quantizeCheckpoint(
   throwIfAborted(signal, 'Quantizing');
   const checkpoint = await openFloats(source, signal);
   const shards = planShards(checkpoint, groupSize);
-  const identity = { ...(await identify(checkpoint)), method, groupSize, clipSteps };
+  const sequences = method === 'awq' ? await calibrationSequences(checkpoint, resolved) : [];
+  const calibration = sequences.length > 0 ? digestOf(sequences) : undefined;
+  const identity = { ...(await identify(checkpoint)), method, groupSize, clipSteps, calibration };
   const folder = await OutputFolder.open(out, identity);
   const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
   if (folder.isFinished) return { written: 0, found: shards.length, bytes };
-  const written = await writeShards(shards, folder, resolved);
+  const written = await writeShards(checkpoint, shards, sequences, folder, resolved);
   await folder.finish(shards, await quantizedConfig(checkpoint, groupSize));
   return { written, found: shards.length - written, bytes };
 }
 
+/** Writes the files that are not there. Returns how many. */
 async function writeShards(
+  checkpoint: Checkpoint,
   shards: readonly Shard[],
+  sequences: readonly Int32Array[],
   folder: OutputFolder,
-  options: ReturnType<typeof resolveOptions>,
+  options: ResolvedOptions,
 ): Promise<number> {
-  const { signal, clipSteps, onProgress } = options;
+  const { signal, clipSteps, groupSize, onProgress } = options;
   const totalBytes = shards.reduce((sum, shard) => sum + sourceBytes(shard), 0);
   let doneBytes = 0;
   const onBytes = (bytes: number) => {
@@ -70,6 +78,7 @@ async function writeShards(
   const stream = device.createStream();
   const reader = new SourceReader(stream);
   const writer = new ShardWriter(device, stream, reader, { clipSteps, signal, onBytes });
+  let awq: AwqScales | undefined;
   let written = 0;
   try {
     for (const shard of shards) {
@@ -78,13 +87,19 @@ async function writeShards(
         onBytes(sourceBytes(shard));
         continue;
       }
-      await writer.write(folder.pathOf(shard), shard, () => ({}));
+      const write = (scalesOf: (source: SourceTensor) => Scales) => writer.write(folder.pathOf(shard), shard, scalesOf);
+      if (shard.layer === undefined || sequences.length === 0) await write(() => ({}));
+      else {
+        const given = { sequences, groupSize, clipSteps, signal };
+        awq ??= await AwqScales.start(checkpoint, device, stream, reader, given);
+        await awq.ofLayer(shard, write);
+      }
       written++;
     }
     throwIfAborted(signal, 'Quantizing');
     return written;
   } finally {
-    await reader.close();
+    await Promise.all([awq?.dispose(), reader.close()]);
     await device.trimStaging();
     stream.dispose();
     device.dispose();

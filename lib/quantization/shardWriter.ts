@@ -1,13 +1,13 @@
 import { Scratch, type SourcePart, stagingBytes } from '../checkpoint/loader.js';
 import type { SourceTensor } from '../model/names.js';
 import type { Device } from '../native/device.js';
-import { Qwen2Error, throwIfAborted } from '../native/errors.js';
+import { throwIfAborted } from '../native/errors.js';
 import type { Storage } from '../native/storage.js';
 import type { Stream } from '../native/stream.js';
 import { type DType, dtypeBytes, Tensor } from '../native/tensor.js';
 import { type FileTensor, ShardFile } from './shardFile.js';
 import { type Shard, type ShardSource, wordRows } from './shards.js';
-import type { SourceReader } from './sourceReader.js';
+import { namingTensor, type SourceReader } from './sourceReader.js';
 
 /** What a tensor is multiplied with before it is rounded. f32 vectors on the device. */
 export interface Scales {
@@ -186,19 +186,8 @@ export class ShardWriter {
     return bytes;
   }
 
-  /** Work of the device on a tensor: an error is of this tensor, whose name it gets. */
-  async #compute<T>({ entry }: SourcePart, body: () => Promise<T>): Promise<T> {
-    return this.#inTurn(async () => {
-      try {
-        return await body();
-      } catch (cause) {
-        // Clears the stream's error, which has been told now.
-        await this.#stream.synchronized().catch(() => {});
-        if (!(cause instanceof Qwen2Error) || cause.code !== 'invalid_argument') throw cause;
-        const message = `${entry.path}, tensor ${entry.name} can't be rounded: ${cause.message}`;
-        throw new Qwen2Error('invalid_checkpoint', message, { cause });
-      }
-    });
+  #compute<T>({ entry }: SourcePart, body: () => Promise<T>): Promise<T> {
+    return this.#inTurn(() => namingTensor(entry, this.#stream, body));
   }
 
   /** After what was asked before: the stream tells its earliest error to whoever waits, so one waits at a time. */
