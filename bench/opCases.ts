@@ -33,6 +33,9 @@ const shapes = {
   '72b': { name: '72b', hidden: 8192, intermediate: 29568, heads: 64, kvHeads: 8, headDim: 128, vocabulary: 152064 },
 } satisfies Record<string, Shape>;
 
+/** Files of 4-bit weights pad what is no multiple of 256. */
+const quantized72b: Shape = { ...shapes['72b'], intermediate: 29696 };
+
 const blockSize = 16;
 
 /** Weights of layers, and of the LM head. */
@@ -57,6 +60,7 @@ export function opCases(size: 'small' | 'large'): OpCase[] {
     ];
   return [
     ...linears(shapes['72b'], [1, 16, 64, 256, 2048]),
+    ...linears(quantized72b, [1, 16, 64, 256, 2048], int4, int8),
     ...linears(shapes['7b'], [1, 16, 64, 256, 2048]),
     ...linears(shapes['0.5b'], [1, 16]),
     linear('linear 8192³', 8192, 8192, 8192),

@@ -20,6 +20,12 @@ export type { GenerateOptions, Model, ModelMemory, Prompt, Score } from './gener
 export type { DeviceLimits } from './native/addon.js';
 export { type DeviceOptions, type DeviceStatus, listDevices, measureDevice } from './native/device.js';
 export { Qwen2Error, type Qwen2ErrorCode } from './native/errors.js';
+export {
+  type QuantizeOptions,
+  type QuantizeProgress,
+  type QuantizeResult,
+  quantizeCheckpoint,
+} from './quantization/quantizeCheckpoint.js';
 export type { SamplingParameters } from './sampler/parameters.js';
 export type { ChatMessage, ChatOptions } from './tokenizer/chatTemplate.js';
 export type { TokenStream } from './tokenizer/detokenizer.js';

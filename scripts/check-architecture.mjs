@@ -40,8 +40,9 @@ const libraryRooms = {
   engine: ['native', 'checkpoint', 'sampler', 'model'],
   tokenizer: ['native/errors'],
   generation: ['native', 'checkpoint', 'sampler', 'model', 'engine', 'tokenizer'],
+  quantization: ['native', 'checkpoint', 'nn', 'model', 'tokenizer'],
   batch: ['native', 'sampler', 'engine', 'tokenizer', 'generation'],
-  index: ['native', 'checkpoint', 'sampler', 'engine', 'tokenizer', 'generation', 'batch'],
+  index: ['native', 'checkpoint', 'sampler', 'engine', 'tokenizer', 'generation', 'quantization', 'batch'],
   cli: ['index', 'sampler/parameters'], // options are checked before anything is loaded
 };
 

@@ -1,4 +1,5 @@
-// Compiles every CUDA kernel with nvcc: no warnings, and no spills of registers to memory but those that are allowed below.
+// Compiles every CUDA kernel with nvcc: no warnings, no spills of registers to memory but those that are allowed below, and
+// no more instructions in inner loops than hot-loops.mjs says.
 //
 //   npm run check:cuda              for compute capabilities 8.0 and 9.0
 //   npm run check:cuda -- --all     for all that prebuilds are made for
@@ -10,6 +11,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { checkHotLoops } from './hot-loops.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const architectures = process.argv.includes('--all') ? ['80', '86', '89', '90a', '100', '120'] : ['80', '90a'];
@@ -34,16 +36,22 @@ const sources = ['csrc/cuda', 'csrc/ops', 'csrc/emulation/selftest'].flatMap((fo
 const objects = mkdtempSync(join(tmpdir(), 'qwen2-cuda-'));
 const faults = [];
 let kernels = 0;
+let loops = 0;
+// As in CMakeLists.txt.
+const flags = ['-std=c++20', '-O3', '--expt-relaxed-constexpr', '-Icsrc'];
 
 try {
   const jobs = architectures.flatMap((architecture) => sources.map((source) => ({ source, architecture })));
   await Promise.all(Array.from({ length: availableParallelism() }, () => work(jobs)));
+  const checked = checkHotLoops(root, flags, objects);
+  faults.push(...checked.faults);
+  loops = checked.loops;
 } finally {
   rmSync(objects, { recursive: true, force: true });
 }
 for (const fault of faults) console.error(fault);
 console.log(
-  `check-cuda: ${sources.length} files for ${architectures.join(', ')}; ${kernels} kernels, ${faults.length} faults`,
+  `check-cuda: ${sources.length} files for ${architectures.join(', ')}; ${kernels} kernels, ${loops} loops, ${faults.length} faults`,
 );
 process.exitCode = faults.length > 0 || kernels === 0 ? 1 : 0;
 
@@ -53,9 +61,9 @@ async function work(jobs) {
 
 async function compile({ source, architecture }) {
   const object = join(objects, `${source.replaceAll('/', '_')}_${architecture}.o`);
-  // As in CMakeLists.txt.
-  const flags = ['-std=c++20', '-O3', '--expt-relaxed-constexpr', '--resource-usage', '-Icsrc'];
-  const nvcc = spawn('nvcc', [...flags, `-arch=sm_${architecture}`, '-c', source, '-o', object], { cwd: root });
+  const nvcc = spawn('nvcc', [...flags, '--resource-usage', `-arch=sm_${architecture}`, '-c', source, '-o', object], {
+    cwd: root,
+  });
   let output = '';
   for (const stream of [nvcc.stdout, nvcc.stderr]) stream.on('data', (data) => (output += data));
   const status = await new Promise((resolve) => nvcc.on('close', resolve));

@@ -86,9 +86,9 @@ constexpr int quantized_tile_rows(int scale_groups) { return scale_groups == 1 ?
 
 // Blocks on one multiprocessor come one after another; one costs its units and, for the beginning and for adding up, two
 // units more.
-constexpr int quantized_splits(int64_t T, int64_t rows, int64_t units, int scale_groups, int multiprocessors) {
+constexpr int quantized_splits(int64_t T, int64_t rows, int64_t units, int tile_rows, int multiprocessors) {
   const int64_t band = streamed_band(T);
-  const int64_t tiles = ceil_div(rows, quantized_tile_rows(scale_groups)) * ceil_div(band, quantized_tile_tokens);
+  const int64_t tiles = ceil_div(rows, tile_rows) * ceil_div(band, quantized_tile_tokens);
   int best = 1;
   int64_t best_cost = 0;
   for (int splits = 1; splits == 1 || (band != 0 && splits <= most_splits && units / splits >= 4); ++splits) {

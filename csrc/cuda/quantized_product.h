@@ -43,7 +43,7 @@ struct UnitRegisters {
   uint32_t scales[scale_groups];  // of rows g (lower half) and g + 8
   uint32_t zeros[(scale_groups + 1) / 2];
 
-  // Unit `unit` of the whole weight. Where not `valid`, nothing is read of the weights, and whatever of the scales.
+  // Unit `unit` of the whole weight. Where not `valid`, nothing is read.
   __device__ void load(const QuantizedWeight& weight, int unit, bool valid) {
 #pragma unroll
     for (int i = 0; i < Codec::unit_loads; ++i) load_weights(i, weight, unit, valid);
@@ -54,7 +54,8 @@ struct UnitRegisters {
     load_streaming_if(weights[i], from + i * 512, valid);
   }
   __device__ void load_scales(const QuantizedWeight& weight, int unit, bool valid) {
-    const int64_t at = int64_t{(valid ? unit : 0) * 8 + lane_index() / 4} * (scale_groups * 2);
+    if (!valid) return;
+    const int64_t at = int64_t{unit * 8 + lane_index() / 4} * (scale_groups * 2);
     load_words<scale_groups>(scales, weight.scales + at);
     if constexpr (Codec::has_zeros && scale_groups == 1) zeros[0] = *reinterpret_cast<const uint16_t*>(weight.zeros + at);
     if constexpr (Codec::has_zeros && scale_groups > 1) load_words<scale_groups / 2>(zeros, weight.zeros + at);

@@ -167,7 +167,9 @@ __device__ inline void multiply_tile(QuantizedSums<Shape>& sums, QuantizedStage<
       each_row(unit + 1, [&](int row, int at, bool valid) { units[row].load_weights(i, product.weight, at, valid); });
     };
     multiply_stage<Shape>(sums, units, stages[unit % Shape::stages], refill);
-    each_row(unit + 1, [&](int row, int at, bool valid) { units[row].load_scales(product.weight, at, valid); });
+    // Of the last unit once more rather than of none: a branch would cost a register that is not there.
+    each_row(min(unit + 1, part.units - 1),
+             [&](int row, int at, bool) { units[row].load_scales(product.weight, at, true); });
   }
   cp_async_wait<0>();
 }
@@ -211,7 +213,7 @@ template <typename Shape, typename Finish>
 void launch_quantized_tiled(Context& context, const QuantizedProduct& product, const Finish& finish) {
   const int64_t rows = product.weight.row_groups * 16;
   const int64_t tiles = ceil_div(rows, Shape::rows) * ceil_div(product.tokens, Shape::tokens);
-  const int splits = quantized_splits(product.tokens, rows, product.weight.units, Shape::scale_groups,
+  const int splits = quantized_splits(product.tokens, rows, product.weight.units, Shape::rows,
                                       context.device().multiprocessors);
   launch(context, quantized_tiled_kernel<Shape, Finish>,
          {.blocks = {static_cast<unsigned>(tiles), static_cast<unsigned>(splits)},

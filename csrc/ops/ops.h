@@ -4,6 +4,7 @@
 
 #include "ops/add_rms_norm/add_rms_norm.h"
 #include "ops/attention/attention.h"
+#include "ops/column_norms/column_norms.h"
 #include "ops/convert/convert.h"
 #include "ops/embedding/embedding.h"
 #include "ops/fill_random/fill_random.h"
@@ -17,6 +18,7 @@
 #include "ops/rope_and_cache/rope_and_cache.h"
 #include "ops/rope_table/rope_table.h"
 #include "ops/sample/sample.h"
+#include "ops/scale/scale.h"
 #include "ops/silu_mul/silu_mul.h"
 #include "ops/swiglu/swiglu.h"
 #include "ops/swiglu_int4/swiglu_int4.h"

@@ -8,6 +8,7 @@ import { chatCommand } from './chat.js';
 import { generateCommand } from './generate.js';
 import { infoCommand } from './info.js';
 import { explain } from './options.js';
+import { quantizeCommand } from './quantize.js';
 import { interruptedExitCode } from './terminal.js';
 
 /** What a shell sees. */
@@ -21,7 +22,8 @@ const program = new Command('qwen2')
   .showHelpAfterError('(--help lists what there is)')
   .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 misused, 130 interrupted.')
   .exitOverride();
-for (const command of [generateCommand(), chatCommand(), batchCommand(), infoCommand(), benchCommand()])
+const commands = [generateCommand(), chatCommand(), batchCommand(), quantizeCommand(), infoCommand(), benchCommand()];
+for (const command of commands)
   program.addCommand(command.exitOverride().showHelpAfterError('(--help lists what there is)'));
 
 // A reader that has enough, as in `qwen2 … | head -1`, ends the program and is no failure.

@@ -12,9 +12,16 @@ import { Sampler } from '../sampler/sampler.js';
 import { BlockAllocator } from './blockAllocator.js';
 import type { EnginePlan } from './memory.js';
 import { Runner, type StepOutcome } from './runner.js';
-import { Scheduler } from './scheduler.js';
+import { Scheduler, type StepEntry } from './scheduler.js';
 import { type FinishReason, Sequence, type SequenceListener, type SequenceRequest } from './sequence.js';
 import { type EngineEvents, type EngineStats, Statistics } from './statistics.js';
+
+/** A step that was enqueued, and what it will find out. */
+interface PendingStep {
+  entries: readonly StepEntry[];
+  started: number;
+  outcomes: Promise<StepOutcome[]>;
+}
 
 interface EngineParts {
   device: Device;
@@ -27,6 +34,8 @@ interface EngineParts {
   activation: DType;
   /** Replay captured steps; default true. */
   capture?: boolean | undefined;
+  /** Steps that are enqueued while one is computed; default: the device's. */
+  stepsAhead?: number | undefined;
 }
 
 /** Runs many sequences together, step by step, as long as there are any. Knows token ids only. */
@@ -36,6 +45,7 @@ export class Engine {
   readonly #scheduler: Scheduler;
   readonly #allocator: BlockAllocator;
   readonly #statistics = new Statistics();
+  readonly #stepsAhead: number;
   readonly #runner: Runner;
   readonly #memory: readonly { dispose(): Promise<void> }[];
   #loop: Promise<void> | undefined;
@@ -57,14 +67,14 @@ export class Engine {
   }
 
   private constructor(
-    { device, stream, weights, precision, plan, capture = true }: EngineParts,
+    { device, stream, weights, precision, plan, capture = true, stepsAhead = device.stepsAhead }: EngineParts,
     cache: KvCache,
     workspace: Workspace,
   ) {
     this.plan = plan;
     this.#stream = stream;
     const { limits, cacheBlocks } = plan;
-    const inputs = new StepInputs(device, stream, limits);
+    const inputs = new StepInputs(device, limits);
     const model = new Qwen2(weights, precision, cache, workspace, device, stream);
     const sampler = new Sampler(device, stream, model.config.vocabularySize, limits.sequences);
     this.#runner = new Runner(device, stream, model, inputs, sampler, {
@@ -73,7 +83,8 @@ export class Engine {
       capture,
     });
     this.#allocator = new BlockAllocator(cacheBlocks, blockSize);
-    this.#scheduler = new Scheduler(limits, this.#allocator);
+    this.#scheduler = new Scheduler(limits, this.#allocator, (sequence) => this.#runner.forget(sequence));
+    this.#stepsAhead = stepsAhead;
     this.#memory = [this.#runner, sampler, model, inputs, workspace, cache];
   }
 
@@ -140,31 +151,46 @@ export class Engine {
   }
 
   async #run(): Promise<void> {
-    for (let entries = this.#scheduler.next(); entries.length > 0; entries = this.#scheduler.next()) {
-      try {
-        const started = performance.now();
-        const outcomes = await this.#runner.run(entries);
-        for (const entry of entries) this.#scheduler.advance(entry);
-        this.#statistics.step({
-          sequences: entries.length,
-          tokens: entries.reduce((sum, { count }) => sum + count, 0),
-          seconds: (performance.now() - started) / 1000,
-        });
-        for (const outcome of outcomes) this.#settle(outcome);
-      } catch (error) {
-        for (const { sequence } of entries) this.#fail(sequence, error);
-      }
+    const underWay: PendingStep[] = [];
+    for (;;) {
+      const entries = this.#scheduler.next();
+      if (entries.length > 0) underWay.push(this.#enqueue(entries));
+      else if (underWay.length === 0) break;
+      if (entries.length === 0 || underWay.length > this.#stepsAhead) await this.#finish(underWay.shift()!);
     }
     this.#loop = undefined;
   }
 
-  #settle({ sequence, token, logprobs }: StepOutcome): void {
+  #enqueue(entries: readonly StepEntry[]): PendingStep {
+    const started = performance.now();
+    const outcomes = this.#runner.run(entries);
+    // It may fail while an earlier one is waited for.
+    outcomes.catch(() => {});
+    return { entries, started, outcomes };
+  }
+
+  async #finish({ entries, started, outcomes }: PendingStep): Promise<void> {
+    try {
+      const chosen = await outcomes;
+      for (const entry of entries) this.#scheduler.confirm(entry);
+      this.#statistics.step({
+        sequences: entries.length,
+        tokens: entries.reduce((sum, { count }) => sum + count, 0),
+        seconds: (performance.now() - started) / 1000,
+      });
+      for (const outcome of chosen) this.#settle(outcome);
+    } catch (error) {
+      for (const { sequence } of entries) this.#fail(sequence, error);
+    }
+  }
+
+  #settle({ sequence, end, token, logprobs }: StepOutcome): void {
     if (sequence.ended) return;
     if (token !== undefined) {
       this.#statistics.token(sequence);
       const reason = sequence.accept(token, logprobs);
       if (reason !== undefined) this.#end(sequence, reason);
-    } else if (sequence.request.maxTokens === 0 && sequence.pending === 0) this.#end(sequence, 'length');
+    } else if (sequence.request.maxTokens === 0 && end === sequence.promptLength) this.#end(sequence, 'length');
   }
 
   #end(sequence: Sequence, reason: FinishReason): void {

@@ -11,6 +11,8 @@ import type { Logprobs, Sequence, TokenLogprob } from './sequence.js';
 /** What a step found out about one sequence. */
 export interface StepOutcome {
   sequence: Sequence;
+  /** Tokens of the sequence that are computed. */
+  end: number;
   /** The next token, if all tokens before it are computed. */
   token?: number;
   logprobs?: Logprobs | undefined;
@@ -32,8 +34,8 @@ export class Runner {
   /** Captured steps of one token a sequence, by the number of rows. */
   readonly #graphs = new Map<number, Graph>();
   readonly #capture: boolean;
-  /** The sequences whose newest tokens the last step chose and left in the step's ids, by row. */
-  #chosen: readonly Sequence[] = [];
+  /** The sequences whose tokens the last step chose, by the row in which they are on the device. */
+  #chosen: ReadonlyMap<Sequence, number> = new Map();
 
   /** @param options.capture whether steps of one token a sequence are captured and replayed, or enqueued each time */
   constructor(
@@ -55,17 +57,22 @@ export class Runner {
     this.#capture = capture;
   }
 
-  /** Computes a step, delivers what listeners want of prompts, and returns the chosen tokens. */
+  /**
+   * Enqueues a step at once; delivers what listeners want of prompts, and resolves with the chosen tokens, when it is through.
+   */
   async run(entries: readonly StepEntry[]): Promise<StepOutcome[]> {
-    const isDecode = entries.every(({ sequence }) => sequence.pending === 1 && !wantsPrompt(sequence));
+    const isDecode = entries.every(
+      ({ sequence, count, choosesToken }) => count === 1 && choosesToken && !wantsPrompt(sequence),
+    );
     const rows = isDecode ? Math.min(this.#device.paddedRows(entries.length), this.#sequences) : entries.length;
     const step = this.#upload(entries, rows);
     const sampled = isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
     // The earliest error of the stream names the operation; downloads behind it only repeat it.
     const [results] = await Promise.all([sampled, this.#stream.synchronized()]);
-    return entries.map(({ sequence }) => {
+    return entries.map(({ sequence, end }) => {
       const row = results.get(sequence);
-      return row === undefined ? { sequence } : { sequence, token: row.token, logprobs: reported(sequence, row) };
+      const token = row && { token: row.token, logprobs: reported(sequence, row) };
+      return { sequence, end, ...token };
     });
   }
 
@@ -89,8 +96,7 @@ export class Runner {
     };
     if (this.#capture) this.#stream.launch(this.#graph(count, enqueue));
     else enqueue();
-    const sequences = entries.map(({ sequence }) => sequence);
-    return this.#sample(this.#model.logitsView(sequences.length), sequences);
+    return this.#sample(this.#model.logitsView(entries.length), entries);
   }
 
   #graph(count: number, enqueue: () => void): Graph {
@@ -106,50 +112,51 @@ export class Runner {
     this.#model.forward(this.#stream, step);
     const tokens = step.ids.shape[0]!;
     const last: number[] = [];
-    const sequences: Sequence[] = [];
+    const choosing: StepEntry[] = [];
     const prompts: Promise<void>[] = [];
     let start = 0;
-    for (const { sequence, count } of entries) {
-      if (wantsPrompt(sequence)) prompts.push(this.#deliverPrompt(sequence, tokens, start, count));
-      start += count;
-      if (count < sequence.pending || sequence.request.maxTokens === 0) continue;
+    for (const entry of entries) {
+      if (wantsPrompt(entry.sequence)) prompts.push(this.#deliverPrompt(entry, tokens, start));
+      start += entry.count;
+      if (!entry.choosesToken) continue;
       last.push(start - 1);
-      sequences.push(sequence);
+      choosing.push(entry);
     }
-    if (sequences.length === 0) {
+    if (choosing.length === 0) {
+      this.#chosen = new Map();
       await Promise.all(prompts);
       return new Map<Sequence, Sampled>();
     }
     this.#uploadRows(Int32Array.from(last));
     const logits = this.#model.logits(this.#stream, tokens, this.#rows.narrow(0, 0, last.length));
-    const [sampled] = await Promise.all([this.#sample(logits, sequences), ...prompts]);
+    const [sampled] = await Promise.all([this.#sample(logits, choosing), ...prompts]);
     return sampled;
   }
 
-  async #sample(logits: Tensor, sequences: readonly Sequence[]): Promise<Map<Sequence, Sampled>> {
+  async #sample(logits: Tensor, entries: readonly StepEntry[]): Promise<Map<Sequence, Sampled>> {
+    this.#chosen = new Map(entries.map(({ sequence }, row) => [sequence, row]));
     const results = await this.#sampler.sample(
       logits,
-      this.#inputs.ids(sequences.length),
-      sequences.map((sequence) => ({
-        key: sequence,
-        parameters: sequence.request.parameters,
-        choice: sequence.request.choice,
-        tokens: sequence.tokens,
-        promptLength: sequence.promptLength,
-        banned: sequence.bannedTokens,
-      })),
+      this.#inputs.chosen.narrow(0, 0, entries.length),
+      entries.map(({ sequence, end }) => {
+        const { request, tokens, promptLength } = sequence;
+        const index = end - promptLength;
+        const { parameters, choice } = request;
+        return { key: sequence, parameters, choice, tokens, promptLength, index, banned: sequence.bannedAt(index) };
+      }),
     );
-    this.#chosen = sequences;
-    return new Map(sequences.map((sequence, i) => [sequence, results[i]!]));
+    return new Map(entries.map(({ sequence }, i) => [sequence, results[i]!]));
   }
 
   /**
    * Logits and log-probabilities of prompt tokens, in chunks of rows: no buffer of all of them is ever needed. Everything
    * is enqueued before the first wait, so that it comes before the step's other work on the same buffers.
    */
-  async #deliverPrompt(sequence: Sequence, tokens: number, start: number, count: number): Promise<void> {
-    const { listener, promptLength, computed } = sequence;
-    const end = Math.min(computed + count, promptLength);
+  async #deliverPrompt(entry: StepEntry, tokens: number, start: number): Promise<void> {
+    const { sequence, count } = entry;
+    const { listener, promptLength } = sequence;
+    const computed = entry.end - count;
+    const end = Math.min(entry.end, promptLength);
     const deliveries: Promise<void>[] = [];
     for (let first = Math.max(computed, sequence.delivered); first < end; first += this.#rows.shape[0]!) {
       const size = Math.min(this.#rows.shape[0]!, end - first);
@@ -172,18 +179,30 @@ export class Runner {
   }
 
   #upload(entries: readonly StepEntry[], rows: number): Step {
-    for (const [row, { sequence }] of entries.entries()) this.#uploadBlocks(row, sequence.blocks);
-    const idsAreThere = this.#hasTokensOf(entries);
-    this.#chosen = [];
-    return this.#inputs.upload(this.#stream, hostStep(entries, rows), idsAreThere);
+    for (const [row, { blocks }] of entries.entries()) this.#uploadBlocks(row, blocks);
+    const step = this.#inputs.upload(this.#stream, hostStep(entries, rows));
+    this.#fetchChosen(entries, step.ids);
+    return step;
   }
 
-  /** Whether the step's ids are what the last step chose, row by row: they are on the device then. */
-  #hasTokensOf(entries: readonly StepEntry[]): boolean {
-    return (
-      entries.length === this.#chosen.length &&
-      entries.every(({ sequence }, row) => sequence.pending === 1 && sequence === this.#chosen[row])
-    );
+  /** Ids that the host has not heard of are those that the last step chose: one for each such sequence, at its end. */
+  #fetchChosen(entries: readonly StepEntry[], ids: Tensor): void {
+    const runs: { start: number; rows: number[] }[] = [];
+    let at = 0;
+    for (const { sequence, count, end } of entries) {
+      at += count;
+      if (end <= sequence.tokens.length) continue;
+      const run = runs.at(-1);
+      const row = this.#chosen.get(sequence)!;
+      if (run !== undefined && run.start + run.rows.length === at - 1) run.rows.push(row);
+      else runs.push({ start: at - 1, rows: [row] });
+    }
+    for (const { start, rows } of runs) {
+      const picks = this.#rows.narrow(0, 0, rows.length);
+      this.#stream.upload(picks, Int32Array.from(rows));
+      const out = ids.narrow(0, start, rows.length).view(rows.length, 1);
+      this.#stream.run('gather_rows', { x: this.#inputs.chosen.view(this.#sequences, 1), rows: picks, out });
+    }
   }
 
   /** Only what the device does not have yet: a table grows at its end, unless the row has another sequence now. */
@@ -212,15 +231,15 @@ function hostStep(entries: readonly StepEntry[], rows: number): HostStep {
     contextLengths: new Int32Array(rows),
   };
   let at = 0;
-  for (const [row, { sequence, count }] of entries.entries()) {
-    const { tokens, computed, blocks } = sequence;
-    for (let position = computed; position < computed + count; position++, at++) {
-      host.ids[at] = tokens[position]!;
+  for (const [row, { sequence, count, blocks, end }] of entries.entries()) {
+    const { tokens } = sequence;
+    for (let position = end - count; position < end; position++, at++) {
+      host.ids[at] = tokens[position] ?? 0;
       host.positions[at] = position;
       host.slots[at] = blocks[Math.floor(position / blockSize)]! * blockSize + (position % blockSize);
     }
     host.queryStarts[row + 1] = at;
-    host.contextLengths[row] = computed + count;
+    host.contextLengths[row] = end;
   }
   for (let row = entries.length; row < rows; row++) host.queryStarts[row + 1] = ++at;
   return host;

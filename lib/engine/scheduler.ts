@@ -6,6 +6,12 @@ import { WaitingLine } from './waitingLine.js';
 export interface StepEntry {
   sequence: Sequence;
   count: number;
+  /** The sequence's blocks when the step was planned. */
+  blocks: readonly number[];
+  /** Tokens of the sequence that are computed when the step is through. */
+  end: number;
+  /** Whether these are all that there are, so that the next one is chosen. */
+  choosesToken: boolean;
 }
 
 export interface SchedulerLimits {
@@ -32,11 +38,15 @@ const lookahead = 64;
  * is just computing waits for that. When generating sequences outgrow the cache, the one whose turn is last gives up its
  * blocks and is computed anew later (recomputation, as in vLLM: arXiv:2309.06180).
  *
+ * A step may be planned while others are under way: as if each of their sequences went on. What they choose is on the device
+ * by then, and those that turn out to have ended have been computed for nothing.
+ *
  * A step costs as much as it has sequences, however many wait.
  */
 export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #allocator: BlockAllocator;
+  readonly #onPutBack: (sequence: Sequence) => void;
   /** In the order of their turns. */
   readonly #running: Sequence[] = [];
   readonly #waiting = new WaitingLine();
@@ -48,9 +58,11 @@ export class Scheduler {
   readonly prefixes = { tokens: 0, found: 0 };
   preemptions = 0;
 
-  constructor(limits: SchedulerLimits, allocator: BlockAllocator) {
+  /** @param onPutBack called with every sequence that gives up its place */
+  constructor(limits: SchedulerLimits, allocator: BlockAllocator, onPutBack: (sequence: Sequence) => void = () => {}) {
     this.#limits = limits;
     this.#allocator = allocator;
+    this.#onPutBack = onPutBack;
   }
 
   get running(): number {
@@ -84,21 +96,30 @@ export class Scheduler {
     return [...this.#running, ...this.#waiting.all()];
   }
 
-  /** The next step's entries, generating sequences first; none if there is nothing to do. */
+  /** The next step's entries, generating sequences first; none if there is nothing to do. It is under way from here on. */
   next(): StepEntry[] {
     const entries: StepEntry[] = [];
-    for (const sequence of this.#running.filter(isGenerating)) {
-      const wasPutBack = sequence.blocks.length === 0;
-      if (!wasPutBack && this.#makeRoom(sequence)) entries.push({ sequence, count: 1 });
-    }
-    let budget = this.#limits.tokens - entries.length;
+    const isIn = new Set<Sequence>();
+    let budget = this.#limits.tokens;
     const take = (sequence: Sequence) => {
       const count = Math.min(sequence.pending, budget);
-      if (count > 0) entries.push({ sequence, count });
+      if (count <= 0) return;
+      const { blocks, computed, pending, request } = sequence;
+      entries.push({
+        sequence,
+        count,
+        blocks,
+        end: computed + count,
+        choosesToken: count === pending && request.maxTokens > 0,
+      });
+      isIn.add(sequence);
       budget -= count;
     };
-    const generating = new Set(entries.map(({ sequence }) => sequence));
-    for (const sequence of this.#running) if (!generating.has(sequence)) take(sequence);
+    for (const sequence of this.#running.filter(isGenerating)) {
+      const wasPutBack = sequence.blocks.length === 0;
+      if (!wasPutBack && this.#makeRoom(sequence)) take(sequence);
+    }
+    for (const sequence of this.#running) if (!isIn.has(sequence) && !sequence.isComplete) take(sequence);
     const postponed: Sequence[] = [];
     while (budget > 0 && postponed.length < lookahead) {
       const admitted = this.#admit(postponed);
@@ -106,14 +127,17 @@ export class Scheduler {
       take(admitted);
     }
     for (const sequence of postponed) this.#waiting.push(sequence);
+    for (const { sequence, end, choosesToken } of entries) {
+      sequence.computed = end;
+      if (choosesToken) sequence.unheard++;
+    }
     return entries;
   }
 
   /** Takes note that a step's entry was computed. */
-  advance({ sequence, count }: StepEntry): void {
-    if (sequence.ended) return;
-    sequence.computed += count;
-    this.#remember(sequence);
+  confirm({ sequence, blocks, end }: StepEntry): void {
+    if (sequence.ended || sequence.blocks !== blocks) return;
+    this.#remember(sequence, end);
     this.#announce(sequence);
   }
 
@@ -124,22 +148,26 @@ export class Scheduler {
 
   /** Gives a generating sequence room for its next token, at the cost of those whose turns are later, and of itself last. */
   #makeRoom(sequence: Sequence): boolean {
-    while (!this.#allocator.extend(sequence.blocks, sequence.tokens.length)) {
+    while (!this.#allocator.extend(sequence.blocks, sequence.length)) {
       const last = this.#running.pop()!;
       this.#release(last);
       this.#wait(last);
+      this.#onPutBack(last);
       this.preemptions++;
       if (last === sequence) return false;
     }
     return true;
   }
 
-  /** The first of those that wait, if there is room for it; those whose prefix is being computed are postponed. */
+  /**
+   * The first of those that wait, if there is room for it. Those whose prefix is being computed are postponed, and those of
+   * which a token is not heard of: it must be computed anew with the others.
+   */
   #admit(postponed: Sequence[]): Sequence | undefined {
     if (this.#running.length >= this.#limits.sequences) return undefined;
     for (let sequence = this.#waiting.first(); sequence !== undefined; sequence = this.#waiting.first()) {
-      this.#reuse(sequence);
-      if (!this.#waitsForPrefix(sequence)) break;
+      if (sequence.unheard === 0) this.#reuse(sequence);
+      if (sequence.unheard === 0 && !this.#waitsForPrefix(sequence)) break;
       this.#release(sequence);
       this.#waiting.shift();
       postponed.push(sequence);
@@ -186,10 +214,10 @@ export class Scheduler {
     return isFull ? this.#allocator.keyOf(prefix, tokens, start) : undefined;
   }
 
-  #remember(sequence: Sequence): void {
+  #remember(sequence: Sequence, end: number): void {
     const { blockSize } = this.#allocator;
     const { blocks, tokens } = sequence;
-    for (; (sequence.remembered + 1) * blockSize <= sequence.computed; sequence.remembered++) {
+    for (; (sequence.remembered + 1) * blockSize <= end; sequence.remembered++) {
       const start = sequence.remembered * blockSize;
       sequence.prefix = this.#allocator.remember(blocks[sequence.remembered]!, sequence.prefix, tokens, start);
     }
@@ -219,5 +247,5 @@ export class Scheduler {
 }
 
 function isGenerating(sequence: Sequence): boolean {
-  return sequence.pending === 1 && sequence.computed > 0;
+  return sequence.pending === 1 && sequence.computed > 0 && !sequence.isComplete;
 }

@@ -48,11 +48,13 @@ export interface SequenceListener {
 export class Sequence {
   readonly request: SequenceRequest;
   readonly listener: SequenceListener;
-  /** The prompt, then what was generated. */
+  /** The prompt, then what was generated, as far as it was heard. */
   readonly tokens: number[];
   readonly promptLength: number;
-  /** How many tokens' keys and values are in the cache. */
+  /** How many tokens' keys and values are in the cache, or will be when the steps under way are through. */
   computed = 0;
+  /** Tokens that steps under way choose: on the device by and by, but not heard of. */
+  unheard = 0;
   /** The cache blocks of the tokens, in order. */
   blocks: number[] = [];
   /** Its place in the order of service. */
@@ -75,7 +77,22 @@ export class Sequence {
 
   /** Tokens that are still to be computed before the next one can be chosen. */
   get pending(): number {
-    return this.tokens.length - this.computed;
+    return this.length - this.computed;
+  }
+
+  /** Tokens, those that are not heard of with them. */
+  get length(): number {
+    return this.tokens.length + this.unheard;
+  }
+
+  /** Tokens that were chosen, those that are not heard of with them. */
+  get chosen(): number {
+    return this.length - this.promptLength;
+  }
+
+  /** Whether nothing is left to choose. What was chosen last is never computed. */
+  get isComplete(): boolean {
+    return this.chosen >= this.request.maxTokens && this.pending <= (this.request.maxTokens === 0 ? 0 : 1);
   }
 
   /** Whether it can take over what others computed: not where something is to be told of each of its prompt's tokens. */
@@ -87,14 +104,15 @@ export class Sequence {
     return this.tokens.length - this.promptLength;
   }
 
-  /** The tokens that must not be chosen yet. */
-  get bannedTokens(): ReadonlySet<number> {
-    return this.outputLength < this.request.parameters.minTokens ? this.request.stopTokens : none;
+  /** The tokens that must not be chosen as the output's token `index`. */
+  bannedAt(index: number): ReadonlySet<number> {
+    return index < this.request.parameters.minTokens ? this.request.stopTokens : none;
   }
 
   /** Takes a chosen token, tells the listener, and says why the sequence is over, if it is. */
   accept(token: number, logprobs: Logprobs | undefined): FinishReason | undefined {
     this.tokens.push(token);
+    this.unheard--;
     if (this.listener.onToken(token, logprobs) || this.request.stopTokens.has(token)) return 'stop';
     return this.outputLength >= this.request.maxTokens ? 'length' : undefined;
   }

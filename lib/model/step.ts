@@ -44,8 +44,10 @@ export interface HostStep {
  */
 export class StepInputs {
   readonly #all: Step;
+  /** i32[sequences]: the tokens that a step chooses. */
+  readonly chosen: Tensor;
 
-  constructor(device: Device, stream: Stream, { tokens, sequences, blocksPerSequence }: StepLimits) {
+  constructor(device: Device, { tokens, sequences, blocksPerSequence }: StepLimits) {
     const i32 = (...shape: number[]) => device.tensor('i32', shape);
     this.#all = {
       ids: i32(tokens),
@@ -55,8 +57,7 @@ export class StepInputs {
       contextLengths: i32(sequences),
       blockTables: i32(sequences, blocksPerSequence),
     };
-    // Where ids stay on the device, those of padding are whatever was there: ids, from the beginning.
-    stream.upload(this.#all.ids, new Int32Array(tokens));
+    this.chosen = i32(sequences);
   }
 
   /** The step of so many tokens and sequences. */
@@ -72,15 +73,9 @@ export class StepInputs {
     };
   }
 
-  /** Where `sample` leaves the tokens of the sequences of a step: they are the ids of the next one. */
-  ids(sequences: number): Tensor {
-    return this.#all.ids.narrow(0, 0, sequences);
-  }
-
-  /** @param idsAreThere whether the device has the ids already */
-  upload(stream: Stream, host: HostStep, idsAreThere = false): Step {
+  upload(stream: Stream, host: HostStep): Step {
     const step = this.view(host.ids.length, host.contextLengths.length);
-    if (!idsAreThere) stream.upload(step.ids, host.ids);
+    stream.upload(step.ids, host.ids);
     stream.upload(step.positions, host.positions);
     stream.upload(step.slots, host.slots);
     stream.upload(step.queryStarts, host.queryStarts);
@@ -94,6 +89,7 @@ export class StepInputs {
   }
 
   async dispose(): Promise<void> {
-    await Promise.all(Object.values(this.#all).map((tensor: Tensor) => tensor.storage.dispose()));
+    const tensors: Tensor[] = [...Object.values(this.#all), this.chosen];
+    await Promise.all(tensors.map((tensor) => tensor.storage.dispose()));
   }
 }

@@ -102,6 +102,14 @@ export class Device {
     return rows <= 8 ? 2 ** Math.ceil(Math.log2(rows)) : 8 * Math.ceil(rows / 8);
   }
 
+  /**
+   * How many steps are enqueued beside the one that is computed. A GPU would stand still between them; a host computes
+   * with the same cores that plan them, and what comes new or is aborted meanwhile need not wait for one step more.
+   */
+  get stepsAhead(): number {
+    return this.name.startsWith('cuda') ? 1 : 0;
+  }
+
   /** Returns the host memory that uploads passed through. */
   trimStaging(): Promise<void> {
     return nativeAddon().trimStaging(this.#id);

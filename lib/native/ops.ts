@@ -112,6 +112,8 @@ export interface OpArguments {
     scales: Tensor;
     clip_steps: number;
   };
+  scale: { source: Tensor; row_scales?: Tensor | undefined; column_scales?: Tensor | undefined; out: Tensor };
+  column_norms: { a: Tensor; b?: Tensor | undefined; out: Tensor; power: number };
 }
 
 export type OpName = keyof OpArguments;

@@ -9,9 +9,11 @@ export interface SamplerInput {
   key: object;
   parameters: ResolvedSamplingParameters;
   choice: number;
-  /** Prompt and output so far. */
+  /** Prompt and output so far. With penalties, all of it when the sequence comes for the first time. */
   tokens: readonly number[];
   promptLength: number;
+  /** Which token of the output is chosen, from 0 on. */
+  index: number;
   /** Tokens that must not be chosen. */
   banned: ReadonlySet<number>;
 }
@@ -112,8 +114,7 @@ export class Sampler {
         [temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty],
         i * parameterColumns,
       );
-      const outputLength = input.tokens.length - input.promptLength;
-      choices.set([topK, seed | 0, Math.floor(seed / 2 ** 32), input.choice, outputLength], i * choiceColumns);
+      choices.set([topK, seed | 0, Math.floor(seed / 2 ** 32), input.choice, input.index], i * choiceColumns);
       rows[i] = this.#historyRow(input);
     }
     const tensors = {

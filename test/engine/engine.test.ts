@@ -16,6 +16,7 @@ const promptOf = (length: number, seed: number) =>
 interface Work extends SamplingParameters {
   prompt: number[];
   choice?: number;
+  priority?: number;
 }
 
 /** Greedy and seeded, with and without penalties, short and long: together they fill steps of every kind. */
@@ -27,6 +28,10 @@ const company: Work[] = [
   { prompt: promptOf(17, 5), maxTokens: 25, temperature: 1.2, topK: 40, seed: 9, repetitionPenalty: 1.3 },
   { prompt: promptOf(33, 6), maxTokens: 16, frequencyPenalty: 0.7, presencePenalty: 0.4 },
   { prompt: promptOf(16, 7), maxTokens: 32, temperature: 1, minP: 0.02, seed: 10, logitBias: { 5: 2, 6: -Infinity } },
+  // They begin as others do: with two blocks of 16 tokens, with four, and with all but the last token.
+  { prompt: [...promptOf(40, 3).slice(0, 33), 7], maxTokens: 8, presencePenalty: 1, priority: -1 },
+  { prompt: [...promptOf(70, 4).slice(0, 65), 8], maxTokens: 8, temperature: 1, seed: 11, priority: 1 },
+  { prompt: promptOf(33, 6), maxTokens: 8, repetitionPenalty: 1.2, priority: -1 },
 ];
 
 const submit = (bench: EngineBench, { prompt, ...given }: Work) => bench.submit(prompt, given).done;
@@ -77,6 +82,8 @@ describe('engine', () => {
       const variations: [how: string, options: EngineBenchOptions, cacheIsTight?: boolean][] = [
         ['in company', {}],
         ['without replay of captured steps', { capture: false }],
+        ['with steps enqueued while others are computed', { stepsAhead: 1 }],
+        ['with two steps enqueued while others are computed', { stepsAhead: 2, maxSequences: 5 }],
         ['two at a time', { maxSequences: 2 }],
         ['with prompts cut into chunks', { maxSequences: 8, stepTokens: 8 }],
         ['with prompts cut into single tokens', { maxSequences: 1, stepTokens: 1 }],
@@ -84,6 +91,11 @@ describe('engine', () => {
         [
           'with all of that',
           { contextLength: 96, cacheTokens: 96, maxSequences: 5, stepTokens: 5, capture: false },
+          true,
+        ],
+        [
+          'with a small cache and steps enqueued while others are computed',
+          { contextLength: 96, cacheTokens: 96, maxSequences: 3, stepTokens: 7, stepsAhead: 1 },
           true,
         ],
       ];
@@ -131,6 +143,8 @@ describe('engine', () => {
       assert.equal(whole.length, 150 * vocabularySize);
       for (const [options, beside] of [
         [{ stepTokens: 16 }, 0],
+        [{ stepTokens: 16, stepsAhead: 1 }, 0],
+        [{ stepTokens: 24, stepsAhead: 2 }, 5],
         [{ stepTokens: 24 }, 5],
         [{ contextLength: 160, cacheTokens: 160 }, 3],
         // The others grow while the prompt is computed, and take its blocks.

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { BlockAllocator, noPrefix } from '../../lib/engine/blockAllocator.js';
-import { Scheduler } from '../../lib/engine/scheduler.js';
+import { Scheduler, type StepEntry } from '../../lib/engine/scheduler.js';
 import { Sequence } from '../../lib/engine/sequence.js';
 import { WaitingLine } from '../../lib/engine/waitingLine.js';
 import { resolveSamplingParameters } from '../../lib/sampler/parameters.js';
@@ -17,6 +17,8 @@ function sequenceOf(prompt: number[], { priority = 0, maxTokens = 8 } = {}): Seq
   );
 }
 
+const countsOf = (entries: readonly StepEntry[]) => entries.map(({ sequence, count }) => [sequence, count]);
+
 const filled = (length: number, token: number) => new Array<number>(length).fill(token);
 
 const scenarios: fc.Arbitrary<Scenario> = fc
@@ -31,6 +33,7 @@ const scenarios: fc.Arbitrary<Scenario> = fc
     priorities: fc.integer({ min: 0, max: 2 }),
     arrivals: fc.integer({ min: 1, max: 6 }),
     abortOneIn: fc.integer({ min: 0, max: 8 }),
+    stepsAhead: fc.integer({ min: 0, max: 2 }),
   })
   .map(({ tokens, sequences, ...rest }) => ({ limits: { tokens: Math.max(tokens, sequences), sequences }, ...rest }));
 
@@ -58,8 +61,8 @@ describe('scheduler', () => {
       const started = performance.now();
       for (let step = 0; step < 250; step++)
         for (const entry of scheduler.next()) {
-          scheduler.advance(entry);
-          if (entry.sequence.pending === 0) entry.sequence.accept(1, undefined);
+          scheduler.confirm(entry);
+          if (entry.choosesToken) entry.sequence.accept(1, undefined);
         }
       return (performance.now() - started) / 1000;
     };
@@ -87,8 +90,8 @@ describe('scheduler', () => {
     const sequences = [1, 2, 3, 4].map((last) => sequenceOf([...shared, last]));
     for (const sequence of sequences) scheduler.add(sequence);
     const first = scheduler.next();
-    assert.deepEqual(first, [{ sequence: sequences[0], count: 21 }]);
-    for (const entry of first) scheduler.advance(entry);
+    assert.deepEqual(countsOf(first), [[sequences[0], 21]]);
+    for (const entry of first) scheduler.confirm(entry);
     sequences[0]!.accept(5, undefined);
     const second = scheduler.next();
     assert.deepEqual(
@@ -108,10 +111,10 @@ describe('scheduler', () => {
     const [one, two] = [sequenceOf(filled(20, 7)), sequenceOf(filled(20, 7))];
     const other = sequenceOf(filled(3, 1));
     for (const sequence of [one, two, other]) scheduler.add(sequence);
-    for (const entry of scheduler.next()) scheduler.advance(entry);
-    assert.deepEqual(scheduler.next(), [{ sequence: one, count: 8 }]);
+    for (const entry of scheduler.next()) scheduler.confirm(entry);
+    assert.deepEqual(countsOf(scheduler.next()), [[one, 8]]);
     scheduler.remove(one);
-    assert.deepEqual(scheduler.next(), [{ sequence: two, count: 8 }]);
+    assert.deepEqual(countsOf(scheduler.next()), [[two, 8]]);
     assert.equal(two.blocks.length, 5);
   });
 });

@@ -20,7 +20,7 @@ Tensor vector_of(const Storage& storage, int64_t elements) {
           .dtype = DType::f32,
           .layout = Layout::strided,
           .rank = 1,
-          .reserved = 0,
+          .group = 0,
           .shape = {elements},
           .strides = {1}};
 }

@@ -29,11 +29,12 @@ for (const device of [reference, ...devicesUnderTest])
       requireDevice(this, device);
     });
 
-    for (const dtype of activationsOf(device))
+    for (const dtype of [...activationsOf(device), 'i32'] as const)
       for (const { title, rows, T, H, gap = 0 } of cases)
         it(`${title}, ${dtype}`, () =>
           withBench(device, async (bench) => {
-            const x = heldAs(dtype, uniforms(T * H, T + H));
+            const numbers = uniforms(T * H, T + H);
+            const x = dtype === 'i32' ? numbers.map((number) => Math.floor(1e9 * number)) : heldAs(dtype, numbers);
             const out = bench.empty(dtype, [rows.length, H], H + gap);
             bench.run('gather_rows', {
               x: bench.from(dtype, [T, H], x, H + 2 * gap),

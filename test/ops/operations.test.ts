@@ -117,6 +117,8 @@ const declared: {
     scales: 'tensor',
     clip_steps: 'number',
   },
+  scale: { source: 'tensor', row_scales: 'optionalTensor', column_scales: 'optionalTensor', out: 'tensor' },
+  column_norms: { a: 'tensor', b: 'optionalTensor', out: 'tensor', power: 'number' },
 };
 
 describe('the table of operations', () => {

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { Tensor } from '../../lib/native/tensor.js';
 import { toBf16 } from '../support/bf16.js';
-import { assertSameBits, rmsError } from '../support/compare.js';
+import { assertClose, assertSameBits, rmsError } from '../support/compare.js';
 import { describeContract } from '../support/contract.js';
 import { fromF16, toF16 } from '../support/f16.js';
-import { dequantized, fromWords, type Int4Matrix } from '../support/int4Formats.js';
+import { dequantized, fromWords, type Int4Matrix, int4Formats } from '../support/int4Formats.js';
 import { roundedToInt4 } from '../support/int4Rounding.js';
 import {
   type DeviceCase,
@@ -14,6 +14,7 @@ import {
   requireDevice,
   withBench,
 } from '../support/opBench.js';
+import { products } from '../support/opModels.js';
 import { heldAs } from '../support/precision.js';
 import { uniforms } from '../support/uniforms.js';
 
@@ -148,6 +149,19 @@ for (const device of [reference, ...devicesUnderTest])
       const expected = [whole, whole, whole.map((i) => 15 - i), [0], [15], [0], [0, 0, 2, 2, 15], [15]].map(row);
       assert.deepEqual([...q], expected.flat());
     });
+
+    it('writes what linear_int4_pack takes', () =>
+      withBench(device, async (bench) => {
+        const given = { title: '', N: 24, K: 96 };
+        const { qweight, qzeros, scales, ...rest } = prepare(bench, given, numbersOf(given));
+        bench.run('quantize_int4', { qweight, qzeros, scales, ...rest });
+        const weight = bench.weight('linearWeight', 24, 96, { dtype: 'int4', group: 32 });
+        bench.run('linear_int4_pack', { qweight, qzeros, scales, weight, format: int4Formats.awq, row_offset: 0 });
+        const [x, out] = [uniforms(2 * 96, 1), bench.empty('f32', [2, 24])];
+        bench.run('linear_int4', { x: bench.from('bf16', [2, 96], x), weight, out, exact: 1, batch_invariant: 0 });
+        const numbers = dequantized([roundedToInt4(numbersOf(given), 24, 96, 3, 20)]);
+        assertClose(await bench.read(out), products(heldAs('bf16', x), numbers.weight, 96).sums, 1e-5);
+      }));
 
     for (const dtype of sourceTypes)
       for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])

@@ -104,7 +104,7 @@ function tensorViolations<Name extends OpName>(contract: ContractCase<Name>): Vi
       changed('missing', new RegExp(`${field} is missing`), () => undefined),
       changed('of the wrong dtype', new RegExp(`${field} must be \\w+`), (bench, { dtype, shape, layout }) => {
         const storage = bench.device.allocate(1 << 16);
-        return new Tensor(storage, dtype === 'i32' || dtype === 'u8' ? 'f32' : 'i32', shape, { layout });
+        return new Tensor(storage, dtype === 'i32' || dtype === 'u8' ? 'f32' : 'u8', shape, { layout });
       }),
       changed('past the end of its storage', new RegExp(`${field} .* does not fit into its storage`), (_, tensor) => {
         const { storage, dtype, shape, strides, layout, group } = tensor;

@@ -14,6 +14,7 @@ export interface EngineBenchOptions extends EngineOptions {
   simd?: string;
   dtype?: 'bf16' | 'f32';
   capture?: boolean;
+  stepsAhead?: number;
 }
 
 /** What came of a sequence. */
@@ -27,6 +28,7 @@ export interface Outcome {
 interface Submission extends SamplingParameters {
   stopTokens?: number[];
   choice?: number;
+  priority?: number;
   /** Called after each token. */
   onToken?: (tokens: number) => void;
   /** Called after each part of the prompt, if `promptLogprobs` is set. */
@@ -47,7 +49,7 @@ export class EngineBench {
   readonly #makeModel: () => Promise<Model>;
 
   static async load(folder: string, options: EngineBenchOptions = {}): Promise<EngineBench> {
-    const { device: name = 'cpu', simd, dtype = 'bf16', capture = true } = options;
+    const { device: name = 'cpu', simd, dtype = 'bf16', capture = true, stepsAhead } = options;
     const checkpoint = await openCheckpoint(folder);
     const { config, generationConfig } = checkpoint;
     const device = Device.open(name, { simd, threads: 2 });
@@ -58,7 +60,16 @@ export class EngineBench {
       ...options,
     });
     const precision = { exact: false, batchInvariant: false };
-    const engine = await Engine.create({ device, stream, weights, precision, plan, activation: dtype, capture });
+    const engine = await Engine.create({
+      device,
+      stream,
+      weights,
+      precision,
+      plan,
+      activation: dtype,
+      capture,
+      stepsAhead,
+    });
     const makeModel = async () => {
       const tokenizer = await loadTokenizer(folder);
       // The device outlives the model, to be asked what memory is left.
@@ -89,7 +100,7 @@ export class EngineBench {
 
   /** Starts a sequence and collects what its listener hears; `done` resolves at the first end. */
   submit(prompt: readonly number[], submission: Submission = {}) {
-    const { stopTokens = [], choice = 0, onToken, onPrompt, maxTokens = 8, ...given } = submission;
+    const { stopTokens = [], choice = 0, priority = 0, onToken, onPrompt, maxTokens = 8, ...given } = submission;
     const limits = { vocabularySize: this.#vocabularySize, maxLogprobs: 20 };
     const parameters = resolveSamplingParameters({ temperature: 0, seed: 1, logprobs: 20, ...given }, {}, limits);
     const outcome: Outcome = { tokens: [], logprobs: [], ends: [] };
@@ -112,7 +123,7 @@ export class EngineBench {
       onEnd: end,
       onError: (error) => end(error as Error),
     };
-    const request = { prompt, parameters, stopTokens: new Set(stopTokens), maxTokens, priority: 0, choice };
+    const request = { prompt, parameters, stopTokens: new Set(stopTokens), maxTokens, priority, choice };
     const sequence: Sequence = this.engine.submit(request, listener);
     return { sequence, done, outcome };
   }

@@ -24,6 +24,8 @@ export interface Scenario {
   arrivals: number;
   /** One step in so many aborts a sequence; 0: none. */
   abortOneIn: number;
+  /** Steps that are planned while one is under way. */
+  stepsAhead: number;
 }
 
 interface Request {
@@ -42,6 +44,8 @@ export class SchedulerSimulation {
   readonly #live = new Map<Sequence, Request>();
   readonly #cache: CacheModel;
   readonly #prefixes: number[][];
+  /** Planned, and not settled. */
+  readonly #underWay: StepEntry[][] = [];
   #arrived = 0;
   steps = 0;
 
@@ -64,7 +68,7 @@ export class SchedulerSimulation {
 
   /** Until so many have come and all have ended. */
   run(requests: number): void {
-    while (this.#arrived < requests || this.#live.size > 0) {
+    while (this.#arrived < requests || this.#live.size > 0 || this.#underWay.length > 0) {
       const arriving = Math.min(this.#random.integer(0, this.#scenario.arrivals), requests - this.#arrived);
       for (let i = 0; i < arriving; i++) this.#arrive();
       this.#step();
@@ -103,7 +107,9 @@ export class SchedulerSimulation {
 
   #step(): void {
     this.steps++;
-    const generating = [...this.#live.keys()].filter(({ computed, pending }) => computed > 0 && pending === 1);
+    const generating = [...this.#live.keys()].filter(
+      ({ computed, pending, isComplete }) => computed > 0 && pending === 1 && !isComplete,
+    );
     const before = this.#scheduler.preemptions;
     const entries = this.#scheduler.next();
     this.#checkEntries(entries);
@@ -117,16 +123,23 @@ export class SchedulerSimulation {
     for (const entry of entries) this.#cache.compute(entry);
     this.#checkBlocks();
     this.#maybeAbort();
-    for (const entry of entries) this.#settle(entry);
+    if (entries.length > 0) this.#underWay.push(entries);
+    if (entries.length === 0 || this.#underWay.length > this.#scenario.stepsAhead)
+      for (const entry of this.#underWay.shift() ?? []) this.#settle(entry);
   }
 
   #settle(entry: StepEntry): void {
-    const { sequence } = entry;
-    this.#scheduler.advance(entry);
+    const { sequence, choosesToken, end } = entry;
+    this.#scheduler.confirm(entry);
     const request = this.#live.get(sequence);
-    if (request === undefined || sequence.pending > 0) return;
-    if (request.outputTokens > 0) sequence.accept(this.#random.integer(0, 2), undefined);
-    if (sequence.outputLength >= request.outputTokens) this.#end(sequence);
+    if (request === undefined) return;
+    if (choosesToken) {
+      assert.equal(sequence.tokens.length, end, 'tokens are heard in order');
+      sequence.accept(tokenAt(sequence, end), undefined);
+    }
+    const over = choosesToken ? sequence.outputLength >= request.outputTokens : end === sequence.promptLength;
+    if (over && (choosesToken || request.outputTokens === 0)) this.#end(sequence);
+    else if (choosesToken && this.#random.integer(0, 19) === 0) this.#end(sequence);
   }
 
   #checkEntries(entries: StepEntry[]): void {
@@ -137,9 +150,10 @@ export class SchedulerSimulation {
     assert.equal(new Set(entries.map(({ sequence }) => sequence)).size, entries.length, 'no sequence twice');
     for (const { sequence, count } of entries) {
       assert.ok(this.#live.has(sequence), 'no ended sequence');
-      assert.ok(count >= 1 && count <= sequence.pending, `${count} of ${sequence.pending} pending tokens`);
+      assert.ok(count >= 1 && sequence.computed <= sequence.length, `${count} tokens`);
       const room = sequence.blocks.length * this.#scenario.blockSize;
-      assert.ok(sequence.computed + count <= room, 'blocks for every token');
+      assert.ok(sequence.computed <= room, 'blocks for every token');
+      assert.ok(sequence.chosen <= Math.max(sequence.request.maxTokens, 0), 'no token more than was asked for');
     }
   }
 
@@ -148,11 +162,17 @@ export class SchedulerSimulation {
    * priorities, others have started before it came.
    */
   #checkTurns(entries: StepEntry[]): void {
-    assert.equal(entries.length > 0, this.#live.size > 0, 'something gets on');
+    const waits = this.#live.size > 0 && this.#underWay.length === 0;
+    assert.ok(entries.length > 0 || !waits, 'something gets on');
     if (this.#live.size === 0 || this.#scenario.priorities > 0) return;
     const first = [...this.#live.values()].reduce((a, b) => (b.sequence.turn < a.sequence.turn ? b : a));
-    if (entries.some(({ sequence }) => sequence === first.sequence)) first.passedOver = 0;
-    else assert.ok(++first.passedOver <= this.#scenario.maxPrompt, 'it waits for no more than a prefix');
+    const isUnderWay = first.sequence.unheard > 0 || first.sequence.isComplete;
+    if (isUnderWay || entries.some(({ sequence }) => sequence === first.sequence)) first.passedOver = 0;
+    else
+      assert.ok(
+        ++first.passedOver <= this.#scenario.maxPrompt + 2 * this.#scenario.stepsAhead,
+        'it waits for no more than a prefix',
+      );
   }
 
   /** No block is lost, none that is written to is shared, and what waits has none. */
@@ -184,6 +204,11 @@ export class SchedulerSimulation {
   }
 }
 
+/** What a sequence goes on with. */
+function tokenAt({ turn }: Sequence, position: number): number {
+  return Math.abs(Math.imul(turn + 1, 2654435761) ^ Math.imul(position, 40503)) % 3;
+}
+
 /**
  * What the KV cache holds. A token's keys and values depend on it and on all tokens before it: each such text has a number,
  * and each place of the cache has the number of what was last computed there.
@@ -198,11 +223,13 @@ class CacheModel {
   }
 
   /** Requires that all before is there, and writes. */
-  compute({ sequence, count }: StepEntry): void {
-    const { tokens, computed } = sequence;
+  compute({ sequence, count, end }: StepEntry): void {
+    const { tokens } = sequence;
+    const computed = end - count;
     let text = 0;
-    for (let position = 0; position < computed + count; position++) {
-      const key = `${text} ${tokens[position]}`;
+    for (let position = 0; position < end; position++) {
+      // What is not heard of is on the device.
+      const key = `${text} ${tokens[position] ?? tokenAt(sequence, position)}`;
       text = this.#texts.get(key) ?? this.#texts.size + 1;
       this.#texts.set(key, text);
       const place = this.#placeOf(sequence, position);

@@ -23,7 +23,7 @@ export async function observeStates(
   const weights = await loadWeights(checkpoint, device, stream);
   const cache = await KvCache.allocate(device, config, 'f32', blocksPerSequence);
   const workspace = await Workspace.allocate(device, weights.plan, limits, 'f32');
-  const inputs = new StepInputs(device, stream, limits);
+  const inputs = new StepInputs(device, limits);
   const rows = device.tensor('i32', [T]);
   const model = new Qwen2(weights, { exact: true, batchInvariant: false }, cache, workspace, device, stream);
   try {

@@ -1,6 +1,6 @@
 // out[b, :] = x[rows[b], :]
 //
-// Before the LM head: only the rows whose logits are wanted. Errors: a row outside [0, T) is reported by the stream.
+// Before the LM head: only the rows whose logits are wanted. Of ids: those that the step before chose. Errors: a row outside [0, T) is reported by the stream.
 #pragma once
 
 #include "core/op.h"
@@ -8,7 +8,7 @@
 namespace qwen2 {
 
 struct GatherRowsArgs {
-  Tensor x;     // activation[T, H]
+  Tensor x;     // activation or i32[T, H]
   Tensor rows;  // i32[B]
   Tensor out;   // dtype of x[B, H]; not x
 };
