@@ -30,7 +30,9 @@ inline void round_group(const bf16* x, int64_t group, int8_t* to, float& scale, 
   scale = held + sum(not_finite);
   I32 minus = splat_int(0);
   for (int64_t k = 0; k < group; k += lanes) {
-    const I32 rounded = round_to_int(max(mul(load(x + k), inverse), splat(-127.0f)));
+    // Within bounds, beside a NaN too: what no int holds may not be summed.
+    const F32 bounded = max(min(mul(load(x + k), inverse), splat(127.0f)), splat(-127.0f));
+    const I32 rounded = round_to_int(bounded);
     narrow_to_bytes(to + k, rounded);
     minus = sub(minus, rounded);
   }
