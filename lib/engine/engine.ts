@@ -184,13 +184,13 @@ export class Engine {
     }
   }
 
-  #settle({ sequence, token, logprobs }: StepOutcome): void {
+  #settle({ sequence, end, token, logprobs }: StepOutcome): void {
     if (sequence.ended) return;
     if (token !== undefined) {
       this.#statistics.token(sequence);
       const reason = sequence.accept(token, logprobs);
       if (reason !== undefined) this.#end(sequence, reason);
-    } else if (sequence.request.maxTokens === 0 && sequence.pending === 0) this.#end(sequence, 'length');
+    } else if (sequence.request.maxTokens === 0 && end === sequence.promptLength) this.#end(sequence, 'length');
   }
 
   #end(sequence: Sequence, reason: FinishReason): void {

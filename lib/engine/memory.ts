@@ -14,6 +14,8 @@ export interface EngineOptions {
   /** Tokens that the KV cache holds, of all sequences. Default: as many as half of the free memory has room for, and no
    * more than `maxSequences` full contexts. */
   cacheTokens?: number | undefined;
+  /** The same by its memory: so many bytes, or a part of what weights and workspace leave free, such as '90%'. */
+  kvCache?: { memory: number | `${number}%` } | undefined;
   /** Tokens of one step at most: larger is faster for prompts, smaller lets others go on sooner. Default 512. */
   stepTokens?: number | undefined;
 }
@@ -60,13 +62,12 @@ export function planMemory(
   const blockBytes = KvCache.blockBytes(device, config, activation);
   const room = Math.max(0, Math.floor((freeBytes - workspaceBytes) / 2 / blockBytes));
   const blocksOf = (length: number) => Math.ceil(length / blockSize);
-  const blocks =
-    options.cacheTokens === undefined
-      ? Math.min(
-          Math.max(room, options.contextLength === undefined ? 0 : blocksOf(wanted)),
-          sequences * blocksOf(wanted),
-        )
-      : blocksOf(wholeNumber('cacheTokens', options.cacheTokens, 0, 2 ** 31));
+  const asked = blocksAskedFor(options, freeBytes - workspaceBytes, blockBytes);
+  const byDefault = Math.min(
+    Math.max(room, options.contextLength === undefined ? 0 : blocksOf(wanted)),
+    sequences * blocksOf(wanted),
+  );
+  const blocks = asked ?? byDefault;
   const contextLength = Math.min(wanted, blocks * blockSize);
   requireFit(device, { blocks, blockBytes, workspaceBytes, freeBytes, contextLength, asked: options.contextLength });
   return {
@@ -76,6 +77,23 @@ export function planMemory(
     cacheBytes: blocks * blockBytes,
     workspaceBytes,
   };
+}
+
+/** Blocks of a cache whose size was asked for, in tokens or in bytes. */
+function blocksAskedFor({ cacheTokens, kvCache }: EngineOptions, room: number, blockBytes: number): number | undefined {
+  if (cacheTokens !== undefined && kvCache !== undefined)
+    throw new Qwen2Error('invalid_argument', 'Give cacheTokens or kvCache, not both');
+  if (cacheTokens !== undefined) return Math.ceil(wholeNumber('cacheTokens', cacheTokens, 0, 2 ** 31) / blockSize);
+  if (kvCache === undefined) return undefined;
+  const memory: unknown = kvCache?.memory;
+  const percent = typeof memory === 'string' && /^\d+(\.\d+)?%$/.test(memory) ? Number.parseFloat(memory) : undefined;
+  const bytes = percent === undefined ? memory : Math.max(0, room) * (percent / 100);
+  if (typeof bytes !== 'number' || !(bytes >= 0 && bytes < 2 ** 53) || (percent ?? 0) > 100)
+    throw new Qwen2Error(
+      'invalid_argument',
+      `kvCache.memory must be a number of bytes, or a part such as '90%'; it is ${String(memory)}`,
+    );
+  return Math.floor(bytes / blockBytes);
 }
 
 function requireFit(

@@ -11,6 +11,8 @@ import type { Logprobs, Sequence, TokenLogprob } from './sequence.js';
 /** What a step found out about one sequence. */
 export interface StepOutcome {
   sequence: Sequence;
+  /** Tokens of the sequence that are computed. */
+  end: number;
   /** The next token, if all tokens before it are computed. */
   token?: number;
   logprobs?: Logprobs | undefined;
@@ -67,9 +69,10 @@ export class Runner {
     const sampled = isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
     // The earliest error of the stream names the operation; downloads behind it only repeat it.
     const [results] = await Promise.all([sampled, this.#stream.synchronized()]);
-    return entries.map(({ sequence }) => {
+    return entries.map(({ sequence, end }) => {
       const row = results.get(sequence);
-      return row === undefined ? { sequence } : { sequence, token: row.token, logprobs: reported(sequence, row) };
+      const token = row && { token: row.token, logprobs: reported(sequence, row) };
+      return { sequence, end, ...token };
     });
   }
 

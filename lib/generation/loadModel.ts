@@ -57,6 +57,7 @@ const optionTypes: Record<keyof LoadOptions, { expected: string; holds: (value: 
   contextLength: { expected: 'a number', holds: (value) => typeof value === 'number' },
   maxSequences: { expected: 'a number', holds: (value) => typeof value === 'number' },
   cacheTokens: { expected: 'a number', holds: (value) => typeof value === 'number' },
+  kvCache: { expected: 'an object', holds: (value) => typeof value === 'object' && value !== null },
   stepTokens: { expected: 'a number', holds: (value) => typeof value === 'number' },
 };
 

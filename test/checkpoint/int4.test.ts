@@ -134,7 +134,7 @@ describe('4-bit checkpoints', () => {
   });
 
   describe('that are damaged are refused', () => {
-    const q = 'model.layers.1.self_attn.q_proj';
+    const q = 'model.layers.0.self_attn.q_proj'; // [128, 64]
     const groups = (change: (groupOf: Int32Array) => void) => (tensors: Record<string, FileTensor>) => {
       const groupOf = Int32Array.from({ length: 64 }, (_, k) => Math.floor(k / 32));
       change(groupOf);
@@ -156,18 +156,18 @@ describe('4-bit checkpoints', () => {
       },
       {
         title: 'zeros of another shape',
-        change: (tensors) => ({ ...tensors, [`${q}.qzeros`]: wordsTensor(new Int32Array(8), [1, 8]) }),
-        says: [`${q}.qzeros is i32 [1,8], expected i32 [2,8]`],
+        change: (tensors) => ({ ...tensors, [`${q}.qzeros`]: wordsTensor(new Int32Array(16), [1, 16]) }),
+        says: [`${q}.qzeros is i32 [1,16], expected i32 [2,16]`],
       },
       {
         title: 'weights of 8 bits under a label of 4',
-        change: (tensors) => ({ ...tensors, [`${q}.qweight`]: wordsTensor(new Int32Array(16 * 64), [16, 64]) }),
-        says: [`${q}.qweight is i32 [16,64], expected i32 [8,64]`],
+        change: (tensors) => ({ ...tensors, [`${q}.qweight`]: wordsTensor(new Int32Array(16 * 128), [16, 128]) }),
+        says: [`${q}.qweight is i32 [16,128], expected i32 [8,128]`],
       },
       {
         title: 'scales that are not f16',
-        change: (tensors) => ({ ...tensors, [`${q}.scales`]: floatTensor('BF16', [2, 64], new Float32Array(128)) }),
-        says: [`${q}.scales is bf16 [2,64], expected f16 [2,64]`],
+        change: (tensors) => ({ ...tensors, [`${q}.scales`]: floatTensor('BF16', [2, 128], new Float32Array(256)) }),
+        says: [`${q}.scales is bf16 [2,128], expected f16 [2,128]`],
       },
       { title: 'scales that are missing', change: without(`${q}.scales`), says: [`${q}.scales is missing`] },
       {

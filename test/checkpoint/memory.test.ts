@@ -56,6 +56,24 @@ describe('memory plan', () => {
     assert.equal(plan({ stepTokens: 64 }).limits.tokens, 64);
   });
 
+  it('takes the memory that was asked for, in bytes or as a part of what is left', () => {
+    const { workspaceBytes } = plan();
+    assert.equal(plan({ kvCache: { memory: 100.5 * blockBytes } }).cacheBlocks, 100);
+    assert.equal(plan({ kvCache: { memory: '50%' } }, workspaceBytes + 300 * blockBytes).cacheBlocks, 150);
+    assert.equal(plan({ kvCache: { memory: '100%' } }, workspaceBytes + 300 * blockBytes).cacheBlocks, 300);
+  });
+
+  for (const memory of [-1, Number.NaN, '101%', '90', 'all', undefined])
+    it(`refuses a kvCache of ${memory}`, () =>
+      assertThrowsQwen2(() => plan({ kvCache: { memory } }), 'invalid_argument', `kvCache.memory must be a number`));
+
+  it('refuses a cache of tokens and of memory', () =>
+    assertThrowsQwen2(
+      () => plan({ kvCache: { memory: '90%' }, cacheTokens: 100 }),
+      'invalid_argument',
+      'cacheTokens or kvCache, not both',
+    ));
+
   const ranges: Record<string, number> = {
     contextLength: 1024,
     maxSequences: 1024,

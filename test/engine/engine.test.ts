@@ -143,6 +143,8 @@ describe('engine', () => {
       assert.equal(whole.length, 150 * vocabularySize);
       for (const [options, beside] of [
         [{ stepTokens: 16 }, 0],
+        [{ stepTokens: 16, stepsAhead: 1 }, 0],
+        [{ stepTokens: 24, stepsAhead: 2 }, 5],
         [{ stepTokens: 24 }, 5],
         [{ contextLength: 160, cacheTokens: 160 }, 3],
         // The others grow while the prompt is computed, and take its blocks.

@@ -20,6 +20,9 @@ export interface Int4CheckpointOptions {
   zeroBiases?: boolean;
 }
 
+/** Heads as wide as every device takes them. */
+const int4Config = { ...smallConfig, head_dim: 64 };
+
 type Files = Record<string, object>;
 
 /** A small checkpoint with 4-bit weights, and the same weights in bf16, which holds them exactly. */
@@ -29,10 +32,10 @@ export function int4Twins(options: Int4CheckpointOptions): {
   tensors: Record<string, FileTensor>;
 } {
   const { format, groupSize = 32, keep = () => false, symmetric = false, says = {} } = options;
-  const plain = modelTensors(smallConfig);
+  const plain = modelTensors(int4Config);
   const int4: Record<string, FileTensor> = {};
   const bf16: Record<string, FileTensor> = {};
-  for (const [i, source] of sourceTensors(parseConfig(smallConfig, 'config')).entries()) {
+  for (const [i, source] of sourceTensors(parseConfig(int4Config, 'config')).entries()) {
     const module = source.name.replace(/\.weight$/, '');
     if (!/_proj\.weight$/.test(source.name) || keep(module)) {
       int4[source.name] = bf16[source.name] = plain[source.name]!;
@@ -57,8 +60,8 @@ export function int4Twins(options: Int4CheckpointOptions): {
     ...says,
   };
   return {
-    int4: { 'config.json': { ...smallConfig, quantization_config }, 'model.safetensors': safetensors(int4) },
-    bf16: { 'config.json': smallConfig, 'model.safetensors': safetensors(bf16) },
+    int4: { 'config.json': { ...int4Config, quantization_config }, 'model.safetensors': safetensors(int4) },
+    bf16: { 'config.json': int4Config, 'model.safetensors': safetensors(bf16) },
     tensors: int4,
   };
 }
