@@ -1,0 +1,56 @@
+// What 4 bits cost the demo model: perplexity on passages of the book that it knows, and its greedy text, for each way of
+// rounding. Prints a table in Markdown.
+//
+//   npm run build && node scripts/int4-quality.mjs
+
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { loadModel, quantizeCheckpoint } from '../dist/lib/index.js';
+
+const demo = join(dirname(dirname(fileURLToPath(import.meta.url))), 'models', 'demo');
+const source = join(demo, 'checkpoint');
+const book = await readFile(join(demo, 'sherlock-holmes.txt'), 'utf8');
+/** Where passages of 512 tokens begin, in characters. */
+const starts = Array.from({ length: 13 }, (_, i) => 20_000 + 40_000 * i);
+const passageTokens = 512;
+const prompt = 'To Sherlock Holmes she is always';
+
+const ways = [
+  { name: 'bf16, as it is' },
+  { name: '`--clip-steps 0`', options: { clipSteps: 0 } },
+  { name: 'default', options: {} },
+  { name: '`--calibration`, the book', options: { calibration: book } },
+];
+
+async function measure(folder) {
+  const model = await loadModel(folder, { device: 'cpu', exact: true });
+  try {
+    let [sum, count] = [0, 0];
+    for (const start of starts) {
+      const encoded = await model.tokenizer.encode(book.slice(start, start + 8 * passageTokens));
+      const tokens = encoded.slice(0, passageTokens);
+      sum += (await model.score({ tokens })).sum;
+      count += tokens.length - 1;
+    }
+    let text = '';
+    for await (const piece of model.generate(prompt, { maxTokens: 48, temperature: 0 })) text += piece.text;
+    return { perplexity: Math.exp(-sum / count), text };
+  } finally {
+    await model.dispose();
+  }
+}
+
+const scratch = await mkdtemp(join(tmpdir(), 'qwen2-quality-'));
+try {
+  console.log('| `qwen2 quantize` | perplexity | greedy, after "To Sherlock Holmes she is always" |\n|---|---|---|');
+  for (const [i, { name, options }] of ways.entries()) {
+    const folder = options ? join(scratch, String(i)) : source;
+    if (options) await quantizeCheckpoint(source, folder, { device: 'cpu', ...options });
+    const { perplexity, text } = await measure(folder);
+    console.log(`| ${name} | ${perplexity.toFixed(2)} | ${text.replaceAll(/\s+/g, ' ').trim()} |`);
+  }
+} finally {
+  await rm(scratch, { recursive: true });
+}
