@@ -76,9 +76,11 @@ struct ExactInt8 : Exact {
   }
 };
 
-// Tokens × vectors of rows in a register tile: their sums, two operands of each vector and words to unpack, and a broadcast.
+// Tokens × vectors of rows in a register tile: their sums, operands of each vector, and a broadcast. One token takes all
+// rows of a panel, whatever the registers, because memory is then read in order.
 constexpr int quantized_tile = 4;
-constexpr int quantized_vectors = lanes == 16 ? 4 : 2;
+template <int tokens>
+constexpr int quantized_vectors = tokens == 1 || lanes == 16 ? quantized_rows / lanes : 2;
 
 constexpr int64_t quantized_block = 512;  // tokens
 
@@ -96,7 +98,7 @@ struct Tile {
 // acc[m] (+)= scales · (Σ of x[m] · words − zeros · Σ x[m]) over a group of `count` words a row, for `tokens` tokens.
 template <typename Product, int tokens>
 inline void multiply_tile(const QuantizedGroup& group, int64_t count, const Tile& tile) {
-  constexpr int vectors = quantized_vectors, steps = Product::steps;
+  constexpr int vectors = quantized_vectors<tokens>, steps = Product::steps;
   for (int64_t row = 0; row < quantized_rows; row += vectors * lanes) {
     typename Product::Sum sums[tokens][vectors];
     for (int m = 0; m < tokens; ++m)
@@ -115,7 +117,7 @@ inline void multiply_tile(const QuantizedGroup& group, int64_t count, const Tile
           for (int v = 0; v < vectors; ++v) sums[m][v] = Product::dot(sums[m][v], operands[v][s], step);
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) {
       const F32 scales = load(group.scales + row + v * lanes), zeros = Product::zeros(group.zeros + row + v * lanes);
 #pragma GCC unroll 4
@@ -147,8 +149,9 @@ template <typename Product>
 inline void multiply_panel(const QuantizedWeight& weight, int64_t panel, const Activations& x, int64_t first,
                            int64_t tokens, float* acc) {
   const int64_t tiles = (tokens + quantized_tile - 1) / quantized_tile;
-  // With one tile, memory is read all the time, and the processor is ahead by itself.
-  const int64_t ahead = tiles == 1 ? 0 : quantized_group_bytes(weight.dtype, weight.group) / 4;
+  // Where one tile reads memory in order, the processor is ahead by itself.
+  const bool in_order = tiles == 1 && (tokens == 1 || lanes == 16);
+  const int64_t ahead = in_order ? 0 : quantized_group_bytes(weight.dtype, weight.group) / 4;
   for (int64_t g = 0; g < weight.groups; ++g)
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t begin = tokens * i / tiles, end = tokens * (i + 1) / tiles;  // even tiles

@@ -23,9 +23,9 @@ inline F32 load(const bf16* p) { return F32{to_float(p[0]), to_float(p[1]), to_f
 inline F32 load(const f16* p) { return F32{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}; }
 template <typename T>
 inline F32 load(const T* p, int count) {
-  F32 x = zero();
-  for (int i = 0; i < count; ++i) x[i] = to_float(p[i]);
-  return x;
+  float whole[lanes] = {};
+  for (int i = 0; i < count; ++i) whole[i] = to_float(p[i]);
+  return load(whole);
 }
 inline void store(float* p, F32 x) { __builtin_memcpy(p, &x, sizeof x); }
 inline void store(float* p, F32 x, int count) {

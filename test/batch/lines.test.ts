@@ -29,7 +29,7 @@ describe('lines of a file', () => {
         fc.boolean(),
         async (given, cuts, ends) => {
           const texts = given.map((text) => text.replaceAll(/[\r\n]/g, ' '));
-          if (!ends && texts.at(-1) === '') texts.pop();
+          while (!ends && texts.at(-1) === '') texts.pop();
           const bytes = Buffer.from(
             texts
               .map((text) => `${text}\n`)
@@ -63,6 +63,7 @@ describe('lines of a file', () => {
           }
         },
       ),
+      { numRuns: 300, seed: 1 },
     ));
 
   it('are read from plain and from gzipped files', async () => {

@@ -28,7 +28,7 @@ describe('ten thousand requests', () => {
     const model = await loadModel(demoFolder, {
       device: 'cpu',
       contextLength: 128,
-      cacheTokens: 2048,
+      cacheTokens: 1024,
       maxSequences: 48,
     });
     try {

@@ -139,6 +139,7 @@ describe('waiting line', () => {
         }
         assert.equal(line.first(), undefined);
       }),
+      { numRuns: 300, seed: 1 },
     ));
 });
 

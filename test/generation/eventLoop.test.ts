@@ -28,9 +28,9 @@ async function delaysDuring(work: () => Promise<unknown>): Promise<Delays> {
 }
 
 /** Of loading a model so many times, where memory is not poisoned. */
-async function delaysOfLoading(source: string | RandomModel, loads: number): Promise<Delays> {
+async function delaysOfLoading(source: string | RandomModel, how: LoadOptions, loads: number): Promise<Delays> {
   const script = fileURLToPath(new URL('../support/loadDelays.js', import.meta.url));
-  const args = [script, ...[source, options, loads].map((argument) => JSON.stringify(argument))];
+  const args = [script, ...[source, how, loads].map((argument) => JSON.stringify(argument))];
   const env = { ...process.env, QWEN2_POISON: '0' };
   const { stdout } = await promisify(execFile)(process.execPath, args, { env });
   return JSON.parse(stdout);
@@ -48,19 +48,22 @@ async function assertFree(what: string, measure: () => Promise<Delays>): Promise
 }
 
 describe('the event loop stays free', () => {
-  for (const { title, source, prompt, loads } of [
+  const int4: LoadOptions = { ...options, quantize: 'int4', lmHead: 'int8' };
+  for (const { title, source, how, prompt, loads } of [
     // Several short loads: of a single one, a hundredth is no timer.
-    { title: 'the demo model', source: demoFolder, prompt: 300, loads: 8 },
-    { title: 'layers and vocabulary of Qwen2-0.5B', source: wide, prompt: 100, loads: 2 },
+    { title: 'the demo model', source: demoFolder, how: options, prompt: 300, loads: 8 },
+    { title: 'the demo model in int4', source: demoFolder, how: int4, prompt: 300, loads: 8 },
+    { title: 'layers and vocabulary of Qwen2-0.5B', source: wide, how: options, prompt: 100, loads: 2 },
+    { title: 'layers and vocabulary of Qwen2-0.5B in int4', source: wide, how: int4, prompt: 100, loads: 2 },
   ])
     describe(title, () => {
       let model: Model;
       before(async () => {
-        model = await loadModel(source, options);
+        model = await loadModel(source, how);
       });
       after(() => model.dispose());
 
-      it('while it loads', () => assertFree('loading', () => delaysOfLoading(source, loads)));
+      it('while it loads', () => assertFree('loading', () => delaysOfLoading(source, how, loads)));
 
       it('while it computes prompts and generates', () => {
         const tokens = new Array<number>(prompt).fill(3);
