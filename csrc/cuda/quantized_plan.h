@@ -12,8 +12,8 @@ namespace qwen2::cuda {
 
 // --- Few tokens ------------------------------------------------------------------------------------------------------
 
-constexpr int quantized_warps = 16;      // of a block, one on a multiprocessor
-constexpr int flight_bytes = 4096;       // that a warp has in flight, and multiplies in a turn: 64 KB a multiprocessor
+constexpr int quantized_warps = 16;  // of a block, which has a multiprocessor for itself
+constexpr int flight_bytes = 4096;   // that a warp has in flight, and multiplies in a turn: 64 KB a multiprocessor
 // Tokens of a block: with four scale groups more do not fit in registers.
 constexpr int most_quantized_tokens(int scale_groups) { return scale_groups == 1 ? 32 : 16; }
 
@@ -29,7 +29,8 @@ struct QuantizedParts {
   int turns;  // of a warp, for the longest part
 };
 
-// How many turns of its ring a warp goes through, and as much again as a quarter of one for every meeting of a block.
+// The number of parts with the least time, counted in turns: blocks go through their tasks in rounds, of which each costs
+// its turns and a quarter of one for the meeting at its end. Of equal ones the most parts.
 constexpr QuantizedParts quantized_parts(const QuantizedLayout& layout, int multiprocessors) {
   const int64_t turn = turn_units(layout.unit_bytes, layout.scale_groups);
   QuantizedParts best{};
@@ -99,5 +100,66 @@ constexpr int quantized_splits(int64_t T, int64_t rows, int64_t units, int tile_
   }
   return best;
 }
+
+// --- What a plan promises, on the shapes of Qwen2 and the sizes of GPUs ----------------------------------------------
+
+struct QuantizedDevice {
+  int multiprocessors;
+  size_t shared_bytes;
+};
+constexpr QuantizedDevice quantized_devices[] = {{132, 227 << 10}, {108, 163 << 10}, {84, 99 << 10}, {3, 99 << 10}};
+
+// Every T finds a block's room and every part of K a block, and parts do not depend on T.
+constexpr bool quantized_plans_are_sound(int64_t N, int64_t K, DType dtype = DType::int4) {
+  for (const auto& [multiprocessors, shared_bytes] : quantized_devices)
+    for (int group : {32, 128}) {
+      const QuantizedLayout layout(dtype, N, K, group);
+      const QuantizedParts parts = quantized_parts(layout, multiprocessors);
+      for (int64_t T : {1, 2, 8, 9, 16, 17, 32, 150}) {
+        const QuantizedSkinnyPlan plan =
+            quantized_skinny_plan(T, parts, layout.scale_groups, multiprocessors, shared_bytes);
+        if (plan.tokens < 1 || plan.tokens > 8 * plan.token_tiles || plan.splits * plan.together != parts.parts ||
+            plan.tasks * (quantized_warps / plan.together) < layout.row_groups || plan.shared_bytes > shared_bytes)
+          return false;
+      }
+      for (int64_t T : {33, 64, 65, 128, 129, 256, 257, 8192}) {
+        const int rows = quantized_tile_rows(layout.scale_groups);
+        const int splits = quantized_splits(T, N, layout.units, rows, multiprocessors);
+        const int64_t band = streamed_band(T);
+        if (splits > layout.units ||
+            splits != (band == 0 ? 1 : quantized_splits(band, N, layout.units, rows, multiprocessors)))
+          return false;
+      }
+    }
+  return true;
+}
+
+// On an H200 a step of one token leaves no partial sums in memory, and nine tenths of the warps' turns have work.
+constexpr bool quantized_fills(int64_t N, int64_t K, DType dtype = DType::int4) {
+  const auto [multiprocessors, shared_bytes] = quantized_devices[0];
+  const QuantizedLayout layout(dtype, N, K, 128);
+  const QuantizedParts parts = quantized_parts(layout, multiprocessors);
+  const QuantizedSkinnyPlan plan = quantized_skinny_plan(1, parts, 1, multiprocessors, shared_bytes);
+  const int64_t turns = ceil_div(plan.tasks, plan.workers) * multiprocessors * quantized_warps * parts.turns;
+  return plan.splits == 1 && 10 * layout.all_units() >= 9 * turns * turn_units(layout.unit_bytes, 1);
+}
+
+// qkv, o, gate and up, down and the LM head of 0.5B, 7B and 72B.
+static_assert(quantized_plans_are_sound(1152, 896) && quantized_plans_are_sound(896, 896) &&
+              quantized_plans_are_sound(9728, 896) && quantized_plans_are_sound(896, 4864) &&
+              quantized_plans_are_sound(151936, 896, DType::int8));
+static_assert(quantized_plans_are_sound(4608, 3584) && quantized_plans_are_sound(3584, 3584) &&
+              quantized_plans_are_sound(37888, 3584) && quantized_plans_are_sound(3584, 18944) &&
+              quantized_plans_are_sound(152064, 3584, DType::int8));
+static_assert(quantized_plans_are_sound(10240, 8192) && quantized_plans_are_sound(8192, 8192) &&
+              quantized_plans_are_sound(59392, 8192) && quantized_plans_are_sound(8192, 29696) &&
+              quantized_plans_are_sound(152064, 8192, DType::int8));
+static_assert(quantized_fills(10240, 8192) && quantized_fills(8192, 8192) && quantized_fills(59392, 8192) &&
+              quantized_fills(8192, 29696) && quantized_fills(152064, 8192, DType::int8));
+
+// What tests count on, on emulated devices: K is split where it is long, for few tokens and for many.
+static_assert(quantized_skinny_plan(31, quantized_parts({DType::int4, 40, 4224, 128}, 3), 1, 3, 99 << 10).splits > 1);
+static_assert(quantized_splits(64, 80, 9, 128, 3) > 1 && quantized_splits(128, 80, 13, 128, 3) > 1 &&
+              quantized_splits(256, 80, 17, 128, 3) > 1);
 
 }  // namespace qwen2::cuda

@@ -10,8 +10,8 @@
 // each row: an error of at most max|x| / 254 in each element, of max|x| / 440 as the root of the mean of squares. The CPU
 // does.
 //
-// The order of summation does not depend on T; on CUDA within each family of kernels, of which `batch_invariant` pins
-// the one for few tokens. CUDA devices take rows of x at multiples of 16 bytes.
+// The order of summation does not depend on T; on CUDA within each of five bands of T, to 32, 64, 128, 256, and more, of
+// which `batch_invariant` pins the first for all. CUDA devices take rows of x at multiples of 16 bytes.
 //
 // Errors: of the pack operation, a column outside [0, K) is reported by the stream, with its place.
 #pragma once
