@@ -38,16 +38,24 @@ const configs = {
   },
 };
 
-/** A model some columns of whose norms are 25 times as large as the others, and rows of v and up `rows` times. */
-function checkpointWithOutliers(config: object, rows = 1): FolderContent {
+/** What makes the inputs of matrices: norms, and by their rows the matrices before others. */
+const makers = /layernorm\.weight$|(v|up)_proj\.(weight|bias)$/;
+
+/** A model some columns of whose inputs are 25 times as large as the others, as they are in trained models. */
+function checkpointWithOutliers(config: object): FolderContent {
   const tensors = sourceTensors(parseConfig(config, 'config')).map(({ name, shape, part }, i) => {
     const rowLength = shape[1] ?? 1;
-    const factor = /layernorm\.weight$/.test(name) ? 25 : /(v|up)_proj\./.test(name) ? rows : 1;
-    const numbers = uniforms(shape[0]! * rowLength, i + 1, 0.08).map((x, j) => {
-      const isLarge = Math.floor(j / rowLength) % 37 === 5;
-      return (part === 'norm' ? 1 + x : x) * (isLarge ? factor : 1);
-    });
-    return [name, floatTensor('BF16', shape, numbers)];
+    const size = shape[0]! * rowLength;
+    const isLarge = (row: number) => makers.test(name) && row % 37 === 5;
+    const numbers = uniforms(size, i + 1, 0.08).map((x) => (part === 'norm' ? 1 + x : x));
+    return [
+      name,
+      floatTensor(
+        'BF16',
+        shape,
+        numbers.map((x, j) => (isLarge(Math.floor(j / rowLength)) ? 25 * x : x)),
+      ),
+    ];
   });
   return { 'config.json': config, 'model.safetensors': safetensors(Object.fromEntries(tensors)) };
 }
@@ -153,20 +161,19 @@ describe('quantizeCheckpoint by AWQ', function () {
 
   for (const [title, config] of Object.entries(configs)) {
     it(`moves scales from inputs to weights, and nothing else, ${title}`, async () => {
-      const source = await writeFolder(checkpointWithOutliers(config, 6));
+      const source = await writeFolder(checkpointWithOutliers(config));
       const [before, after] = [await Tensors.of(source), await Tensors.of(await quantized(source, byAwq))];
-      const given: number[] = [];
       for (const layer of [0, 1]) {
         const twins = new Twins(before, after, layer);
         const qkv = await twins.divisors('input_layernorm.weight');
         const gateUp = await twins.divisors('post_attention_layernorm.weight');
-        assert.ok(spread(qkv) > 1.05 && spread(gateUp) > 1.05, 'outliers are scaled');
+        assert.ok(spread(qkv) > 1.5 && spread(gateUp) > 1.5, 'outliers are scaled');
         for (const name of ['q', 'k']) {
           assertScaled(await twins.matrix(`self_attn.${name}_proj`), qkv);
           assert.ok(spread(await twins.divisors(`self_attn.${name}_proj.bias`)) < 1.001);
         }
         const output = await twins.divisors('self_attn.v_proj.bias');
-        given.push(spread(output));
+        assert.equal(spread(output) > 1.001, title === 'heads of their own', 'v gives up scales where it can');
         assertScaled(await twins.matrix('self_attn.v_proj'), qkv, output);
         assertScaled(await twins.matrix('self_attn.o_proj'), title === 'shared heads' ? Array(128).fill(1) : output);
         assertScaled(await twins.matrix('mlp.gate_proj'), gateUp);
@@ -175,7 +182,6 @@ describe('quantizeCheckpoint by AWQ', function () {
         assertScaled(up, gateUp, down);
         assertScaled(await twins.matrix('mlp.down_proj'), down);
       }
-      assert.equal(Math.max(...given) > 1.001, title === 'heads of their own', 'v gives up scales where it can');
       for (const name of ['model.norm.weight', 'model.embed_tokens.weight', 'lm_head.weight'])
         assert.deepEqual(
           await after.numbers(name),
@@ -189,7 +195,8 @@ describe('quantizeCheckpoint by AWQ', function () {
       const awq = rmsError(await logitsOf(await quantized(source, byAwq)), exact);
       const { groupSize, device } = byAwq;
       const rtn = rmsError(await logitsOf(await quantized(source, { groupSize, device })), exact);
-      assert.ok(awq < 0.95 * rtn, `logits are off by ${awq}, by rounding alone ${rtn}`);
+      console.log(awq, rtn);
+      assert.ok(awq < 0.75 * rtn, `logits are off by ${awq}, by rounding alone ${rtn}`);
     });
   }
 
