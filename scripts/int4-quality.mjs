@@ -13,7 +13,7 @@ const demo = join(dirname(dirname(fileURLToPath(import.meta.url))), 'models', 'd
 const source = join(demo, 'checkpoint');
 const book = await readFile(join(demo, 'sherlock-holmes.txt'), 'utf8');
 /** Where passages of 512 tokens begin, in characters. */
-const starts = Array.from({ length: 13 }, (_, i) => 20_000 + 40_000 * i);
+const starts = Array.from({ length: 28 }, (_, i) => 10_000 + 20_000 * i);
 const passageTokens = 512;
 const prompt = 'To Sherlock Holmes she is always';
 
