@@ -156,7 +156,10 @@ function report(
   const multiplied = model.parameters - vocabularySize * hiddenSize * (tieWordEmbeddings ? 1 : 2);
   const prefillTokensPerSecond = (sequences * promptTokens) / prefillSeconds;
   const bandwidth = median(rounds.map(({ limits }) => limits.readBytesPerSecond));
-  const operations = median(rounds.map(({ limits }) => limits.bf16OperationsPerSecond));
+  const rounds8Bits = multipliesBytes(model, options);
+  const peak = ({ bf16OperationsPerSecond, int8OperationsPerSecond }: DeviceLimits) =>
+    rounds8Bits ? int8OperationsPerSecond : bf16OperationsPerSecond;
+  const operations = median(rounds.map(({ limits }) => peak(limits)));
   const bytesPerRound = (newTokens - 1) * bytesPerStep;
   const operationsPerRound = 2 * multiplied * sequences * promptTokens;
   const figures = {
@@ -175,16 +178,21 @@ function report(
     ),
     measuredOperationsPerSecond: operations,
     prefillOperationsFraction: median(
-      rounds.map(({ prefillSeconds, limits }) => operationsPerRound / prefillSeconds / limits.bf16OperationsPerSecond),
+      rounds.map(({ prefillSeconds, limits }) => operationsPerRound / prefillSeconds / peak(limits)),
     ),
   };
   const percent = (fraction: number) => `${(100 * fraction).toFixed(0)}%`;
   process.stdout.write(
-    `prefill ${figures.prefillTokensPerSecond.toFixed(1)} tokens/s, ${percent(figures.prefillOperationsFraction)} of the measured ${(operations / 1e9).toFixed(0)} GFLOP/s\n` +
+    `prefill ${figures.prefillTokensPerSecond.toFixed(1)} tokens/s, ${percent(figures.prefillOperationsFraction)} of the measured ${(operations / 1e9).toFixed(0)} ${rounds8Bits ? 'GOP/s of 8 bits' : 'GFLOP/s'}\n` +
       `decode  ${figures.decodeTokensPerSecond.toFixed(1)} tokens/s, ${percent(figures.decodeBandwidthFraction)} of the measured ${(bandwidth / 1e9).toFixed(1)} GB/s\n` +
       `loaded in ${model.loadSeconds.toFixed(1)} s; peak memory ${gigabytes(peakMemoryBytes)}\n` +
       `${JSON.stringify(figures)}\n`,
   );
+}
+
+/** Whether matrices are multiplied with activations of 8 bits: those of int4 on the CPU, unless `exact` is asked for. */
+function multipliesBytes({ device, config }: Model, { quantize, exact }: BenchArguments): boolean {
+  return device === 'cpu' && exact !== true && (quantize === 'int4' || config.quantization !== undefined);
 }
 
 function median(values: readonly number[]): number {

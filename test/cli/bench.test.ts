@@ -25,13 +25,17 @@ describe('qwen2 bench', () => {
   for (const [title, source, options] of [
     ['random weights of a config.json', ['--shape', tiny], ['-b', '3']],
     ['a checkpoint', [demo], []],
+    ['int4 weights', [demo], ['-d', 'cpu', '--quantize', 'int4', '--lm-head', 'int8']],
+    ['int4 weights, exact', [demo], ['-d', 'cpu', '--quantize', 'int4', '--exact']],
     ['one thread without SIMD', [demo], ['-d', 'cpu', '--threads', '1', '--simd', 'scalar']],
   ] as const)
     it(`${title}: a summary, and one JSON object in the last line`, async () => {
       const { code, stdout, stderr } = await qwen2(['bench', ...source, ...brief, ...options]);
       assert.deepEqual([code, stderr], [0, '']);
       const lines = stdout.trimEnd().split('\n');
-      assert.match(lines[0]!, /^prefill [\d.]+ tokens\/s, \d+% of the measured \d+ GFLOP\/s$/);
+      const unit = title === 'int4 weights' ? 'GOP/s of 8 bits' : 'GFLOP/s';
+      assert.match(lines[0]!, /^prefill [\d.]+ tokens\/s, \d+% of the measured \d+ (GFLOP\/s|GOP\/s of 8 bits)$/);
+      assert.ok(lines[0]!.endsWith(unit), lines[0]);
       assert.match(lines[1]!, /^decode +[\d.]+ tokens\/s, \d+% of the measured [\d.]+ GB\/s$/);
 
       const { device, parameters, promptTokens, newTokens, sequences, ...measured } = JSON.parse(lines.at(-1)!);
