@@ -1,7 +1,7 @@
 import { open } from 'node:fs/promises';
 import { Qwen2Error } from '../native/errors.js';
 import type { Int4Format, QuantizationConfig } from './quantization.js';
-import type { TensorEntry } from './safetensors.js';
+import { readExactly, type TensorEntry } from './safetensors.js';
 
 /** A 4-bit matrix [rows, columns] in a checkpoint's files. */
 export interface Int4Matrix {
@@ -130,24 +130,18 @@ export async function requireZeroBias(bias: TensorEntry): Promise<void> {
 /** The first `most` elements of a tensor. */
 async function readI32(entry: TensorEntry, most = Number.POSITIVE_INFINITY): Promise<Int32Array> {
   const bytes = await readBytes(entry, Math.min(entry.byteLength, 4 * most));
-  return new Int32Array(bytes.buffer, 0, bytes.length / 4);
+  return new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
 }
 
-async function readBytes(entry: TensorEntry, length = entry.byteLength): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = new Uint8Array(length);
+async function readBytes({ path, name, offset, byteLength }: TensorEntry, length = byteLength): Promise<Uint8Array> {
   try {
-    const file = await open(entry.path);
+    const file = await open(path);
     try {
-      for (let at = 0; at < length; ) {
-        const { bytesRead } = await file.read(bytes, at, length - at, entry.offset + at);
-        if (bytesRead === 0) throw new Error('the file ended while it was read');
-        at += bytesRead;
-      }
+      return await readExactly(file, offset, length);
     } finally {
       await file.close();
     }
   } catch (cause) {
-    throw new Qwen2Error('io_error', `${entry.path}, tensor ${entry.name}: ${(cause as Error).message}`, { cause });
+    throw new Qwen2Error('io_error', `${path}, tensor ${name}: ${(cause as Error).message}`, { cause });
   }
-  return bytes;
 }

@@ -1,23 +1,14 @@
-import { type FileHandle, open } from 'node:fs/promises';
-import { nativeAddon } from '../native/addon.js';
 import type { Device } from '../native/device.js';
-import { Qwen2Error, throwIfAborted } from '../native/errors.js';
+import { throwIfAborted } from '../native/errors.js';
 import type { Storage } from '../native/storage.js';
 import type { Stream } from '../native/stream.js';
 import { type DType, dtypeBytes, Tensor } from '../native/tensor.js';
-import type { TensorEntry } from './safetensors.js';
+import { partBytes, type SourcePart, stagingBytes, TensorReader } from './tensorReader.js';
 
 export interface LoadProgress {
   /** Bytes of the checkpoint's tensors that are on the device, of so many. */
   loadedBytes: number;
   totalBytes: number;
-}
-
-/** Rows of a tensor of a file; of a vector, elements. */
-export interface SourcePart {
-  entry: TensorEntry;
-  firstRow: number;
-  rows: number;
 }
 
 /** Some parts of files, and what becomes of them on the device. Small enough for a staging buffer. */
@@ -34,8 +25,6 @@ interface LoaderOptions {
   onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
-/** Bytes of a part that tensors are cut into. */
-export const stagingBytes = 16 << 20;
 /** Staging buffers: enough that the disk and the packing are both always busy. Fewer where a matrix is one part. */
 const stagingBuffers = 4;
 const fewestBuffers = 2;
@@ -87,13 +76,13 @@ export class WeightLoader {
     const largest = Math.max(...tasks.map(bufferBytes));
     const totalBytes = tasks.reduce((sum, task) => sum + sourceBytes(task), 0);
     let loadedBytes = 0;
-    const files = await openFiles(tasks);
+    const reader = new TensorReader(this.#stream);
     const staging: Storage[] = [];
     let next = 0;
     const work = async (buffer: Storage) => {
       for (let task = tasks[next++]; task !== undefined; task = tasks[next++]) {
         throwIfAborted(this.#signal, 'Loading');
-        await this.#run(task, files, buffer);
+        await this.#run(task, reader, buffer);
         loadedBytes += sourceBytes(task);
         this.#onProgress?.({ loadedBytes, totalBytes });
       }
@@ -105,54 +94,23 @@ export class WeightLoader {
         next = tasks.length;
       });
     } finally {
-      await Promise.all([...files.values()].map((file) => file.close()));
+      await reader.close();
       await Promise.all(staging.map((buffer) => buffer.dispose()));
       await this.#device.trimStaging();
     }
   }
 
-  async #run(task: LoadTask, files: ReadonlyMap<string, FileHandle>, buffer: Storage): Promise<void> {
+  async #run({ parts, place }: LoadTask, reader: TensorReader, buffer: Storage): Promise<void> {
     const scratch = new Scratch(buffer);
-    const tensors = task.parts.map(({ entry, rows }) =>
-      scratch.take(entry.dtype as DType, [rows, ...entry.shape.slice(1)]),
-    );
-    await Promise.all(
-      task.parts.map((part, i) => this.#read(part, files.get(part.entry.path)!, buffer, tensors[i]!.byteOffset)),
-    );
-    task.place(tensors, scratch);
+    const tensors = parts.map((part) => scratch.take(part.entry.dtype as DType, shapeOf(part)));
+    await Promise.all(parts.map((part, i) => reader.read(part, tensors[i]!)));
+    place(tensors, scratch);
     await this.#stream.synchronized();
   }
-
-  async #read(part: SourcePart, file: FileHandle, buffer: Storage, at: number): Promise<void> {
-    const { entry, firstRow } = part;
-    const rowBytes = entry.byteLength / (entry.shape[0] ?? 1);
-    try {
-      const offset = entry.offset + firstRow * rowBytes;
-      await nativeAddon().readFile(this.#stream.id, file.fd, offset, partBytes(part), buffer.id, at);
-    } catch (cause) {
-      if (!(cause instanceof Qwen2Error)) throw cause;
-      throw new Qwen2Error(cause.code, `${entry.path}, tensor ${entry.name}: ${cause.message}`, { cause });
-    }
-  }
 }
 
-/** A tensor cut into parts of rows that a staging buffer holds: of multiples of so many, but for the last. */
-export function partsOf(entry: TensorEntry, multiple = 1): SourcePart[] {
-  const rows = entry.shape[0] ?? 0;
-  const most = Math.floor((stagingBytes * rows) / entry.byteLength / multiple);
-  const atOnce = Math.max(1, most) * multiple;
-  const parts: SourcePart[] = [];
-  for (let firstRow = 0; firstRow < rows; firstRow += atOnce)
-    parts.push({ entry, firstRow, rows: Math.min(atOnce, rows - firstRow) });
-  return parts;
-}
-
-export function wholeOf(entry: TensorEntry): SourcePart {
-  return { entry, firstRow: 0, rows: entry.shape[0] ?? 0 };
-}
-
-function partBytes({ entry, rows }: SourcePart): number {
-  return (entry.byteLength / (entry.shape[0] ?? 1)) * rows;
+function shapeOf({ entry, rows }: SourcePart): number[] {
+  return [rows, ...entry.shape.slice(1)];
 }
 
 function sourceBytes({ parts }: LoadTask): number {
@@ -160,24 +118,7 @@ function sourceBytes({ parts }: LoadTask): number {
 }
 
 function bufferBytes({ parts, scratchBytes = 0 }: LoadTask): number {
-  return parts.reduce(
-    (sum, { entry, rows }) => sum + Scratch.bytes(entry.dtype as DType, [rows, ...entry.shape.slice(1)]),
-    scratchBytes,
-  );
-}
-
-async function openFiles(tasks: readonly LoadTask[]): Promise<Map<string, FileHandle>> {
-  const files = new Map<string, FileHandle>();
-  try {
-    for (const { parts } of tasks)
-      for (const { entry } of parts) if (!files.has(entry.path)) files.set(entry.path, await open(entry.path));
-  } catch (cause) {
-    await Promise.all([...files.values()].map((file) => file.close()));
-    throw new Qwen2Error('io_error', `A file of the checkpoint can't be opened: ${(cause as Error).message}`, {
-      cause,
-    });
-  }
-  return files;
+  return parts.reduce((sum, part) => sum + Scratch.bytes(part.entry.dtype as DType, shapeOf(part)), scratchBytes);
 }
 
 /** Waits for all, even when one fails, so that nothing still runs when the first error is thrown. */

@@ -83,7 +83,8 @@ async function readHeaderLength(file: FileHandle, path: string, size: number): P
   return Number(length);
 }
 
-async function readExactly(file: FileHandle, offset: number, bytes: number): Promise<Buffer> {
+/** @throws an Error if the file ends before that, or what reading throws */
+export async function readExactly(file: FileHandle, offset: number, bytes: number): Promise<Buffer> {
   const buffer = Buffer.alloc(bytes);
   for (let at = 0; at < bytes; ) {
     const { bytesRead } = await file.read(buffer, at, bytes - at, offset + at);

@@ -1,7 +1,8 @@
 /** What turns tensors of a checkpoint, on the device, into parts of the model's tensors. */
-import { type LoadTask, partsOf, Scratch, type SourcePart, wholeOf } from '../checkpoint/loader.js';
+import { type LoadTask, Scratch } from '../checkpoint/loader.js';
 import { int4FormatIndex } from '../checkpoint/quantization.js';
 import type { TensorEntry } from '../checkpoint/safetensors.js';
+import { partsOf, type SourcePart, wholeOf } from '../checkpoint/tensorReader.js';
 import type { Stream } from '../native/stream.js';
 import type { Tensor } from '../native/tensor.js';
 import type { Target, TargetSource } from './plan.js';

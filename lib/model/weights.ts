@@ -1,6 +1,7 @@
 import type { Qwen2Config } from '../checkpoint/config.js';
 import type { Checkpoint } from '../checkpoint/folder.js';
-import { type LoadProgress, Scratch, stagingBytes, WeightLoader } from '../checkpoint/loader.js';
+import { type LoadProgress, Scratch, WeightLoader } from '../checkpoint/loader.js';
+import { stagingBytes } from '../checkpoint/tensorReader.js';
 import type { Device } from '../native/device.js';
 import { Qwen2Error } from '../native/errors.js';
 import type { Storage } from '../native/storage.js';

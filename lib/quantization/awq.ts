@@ -1,5 +1,6 @@
 import type { Checkpoint } from '../checkpoint/folder.js';
 import type { TensorEntry } from '../checkpoint/safetensors.js';
+import type { TensorReader } from '../checkpoint/tensorReader.js';
 import { layerKey, type SourceTensor } from '../model/names.js';
 import type { Device } from '../native/device.js';
 import type { Stream } from '../native/stream.js';
@@ -9,7 +10,6 @@ import { DeviceScope } from './deviceScope.js';
 import { inverseOf, ScaleSearch, type SearchOptions } from './scaleSearch.js';
 import type { Shard } from './shards.js';
 import type { Scales } from './shardWriter.js';
-import type { SourceReader } from './sourceReader.js';
 
 /** A layer's matrices of one input, and what the input's scales are taken out of before. By the names of layerKey. */
 interface ScaledInput {
@@ -44,7 +44,7 @@ export class AwqScales {
     checkpoint: Checkpoint,
     device: Device,
     stream: Stream,
-    reader: SourceReader,
+    reader: TensorReader,
     { sequences, ...options }: SearchOptions & { sequences: readonly Int32Array[] },
   ): Promise<AwqScales> {
     const { hiddenSize, numAttentionHeads, numKvHeads, headDim } = checkpoint.config;

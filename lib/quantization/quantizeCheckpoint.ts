@@ -2,6 +2,7 @@ import { realpath, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.js';
 import { readJson } from '../checkpoint/jsonFile.js';
+import { TensorReader } from '../checkpoint/tensorReader.js';
 import type { SourceTensor } from '../model/names.js';
 import { planWeights } from '../model/plan.js';
 import { openDevice } from '../native/device.js';
@@ -12,7 +13,6 @@ import { type QuantizeOptions, type ResolvedOptions, resolveOptions } from './op
 import { type Identity, OutputFolder } from './outputFolder.js';
 import { planShards, type Shard } from './shards.js';
 import { type Scales, ShardWriter } from './shardWriter.js';
-import { SourceReader } from './sourceReader.js';
 
 export type { QuantizeOptions, QuantizeProgress } from './options.js';
 
@@ -76,7 +76,7 @@ async function writeShards(
   };
   const device = await openDevice(options.device, options);
   const stream = device.createStream();
-  const reader = new SourceReader(stream);
+  const reader = new TensorReader(stream);
   const writer = new ShardWriter(device, stream, reader, { clipSteps, signal, onBytes });
   let awq: AwqScales | undefined;
   let written = 0;

@@ -1,13 +1,13 @@
-import { wholeOf } from '../checkpoint/loader.js';
 import { int4FormatIndex } from '../checkpoint/quantization.js';
 import type { TensorEntry } from '../checkpoint/safetensors.js';
+import { type TensorReader, wholeOf } from '../checkpoint/tensorReader.js';
 import type { Device } from '../native/device.js';
 import { throwIfAborted } from '../native/errors.js';
 import type { Stream } from '../native/stream.js';
 import type { DType, Tensor } from '../native/tensor.js';
 import { DeviceScope } from './deviceScope.js';
+import { namingTensor } from './namingTensor.js';
 import { type GroupSize, wordRows } from './shards.js';
-import { namingTensor, type SourceReader } from './sourceReader.js';
 
 export interface SearchOptions {
   groupSize: GroupSize;
@@ -39,10 +39,10 @@ const tokensAtOnce = 2048;
 export class ScaleSearch {
   readonly #device: Device;
   readonly #stream: Stream;
-  readonly #reader: SourceReader;
+  readonly #reader: TensorReader;
   readonly #options: SearchOptions;
 
-  constructor(device: Device, stream: Stream, reader: SourceReader, options: SearchOptions) {
+  constructor(device: Device, stream: Stream, reader: TensorReader, options: SearchOptions) {
     this.#device = device;
     this.#stream = stream;
     this.#reader = reader;

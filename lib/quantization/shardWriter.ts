@@ -1,13 +1,21 @@
-import { Scratch, type SourcePart, stagingBytes } from '../checkpoint/loader.js';
+import { Scratch } from '../checkpoint/loader.js';
+import {
+  partBytes,
+  partsOf,
+  type SourcePart,
+  stagingBytes,
+  type TensorReader,
+  wholeOf,
+} from '../checkpoint/tensorReader.js';
 import type { SourceTensor } from '../model/names.js';
 import type { Device } from '../native/device.js';
 import { throwIfAborted } from '../native/errors.js';
 import type { Storage } from '../native/storage.js';
 import type { Stream } from '../native/stream.js';
 import { type DType, dtypeBytes, Tensor } from '../native/tensor.js';
+import { namingTensor } from './namingTensor.js';
 import { type FileTensor, ShardFile } from './shardFile.js';
 import { type Shard, type ShardSource, wordRows } from './shards.js';
-import { namingTensor, type SourceReader } from './sourceReader.js';
 
 /** What a tensor is multiplied with before it is rounded. f32 vectors on the device. */
 export interface Scales {
@@ -37,11 +45,11 @@ type Job = (buffer: Storage) => Promise<void>;
 export class ShardWriter {
   readonly #device: Device;
   readonly #stream: Stream;
-  readonly #reader: SourceReader;
+  readonly #reader: TensorReader;
   readonly #options: WriterOptions;
   #turn: Promise<unknown> = Promise.resolve();
 
-  constructor(device: Device, stream: Stream, reader: SourceReader, options: WriterOptions) {
+  constructor(device: Device, stream: Stream, reader: TensorReader, options: WriterOptions) {
     this.#device = device;
     this.#stream = stream;
     this.#reader = reader;
@@ -83,7 +91,7 @@ export class ShardWriter {
   #jobs(source: ShardSource, scales: Scales, file: ShardFile): Job[] {
     const { outputs } = source;
     if ('qweight' in outputs) return [(buffer) => this.#roundMatrix(source, outputs, scales, file, buffer)];
-    return partsOf(source, 1).map((part) => (buffer) => this.#copyPart(part, outputs.plain, scales, file, buffer));
+    return writerParts(source, 1).map((part) => (buffer) => this.#copyPart(part, outputs.plain, scales, file, buffer));
   }
 
   /** Some rows, or a vector, as f16. */
@@ -120,7 +128,7 @@ export class ShardWriter {
       scales: space.take('f16', factors.shape),
     };
     try {
-      for (const part of partsOf(source, wordRows)) {
+      for (const part of writerParts(source, wordRows)) {
         throwIfAborted(this.#options.signal, 'Quantizing');
         await this.#roundRows(part, matrix, scales, buffer);
         this.#options.onBytes(partBytes(part));
@@ -201,19 +209,7 @@ export class ShardWriter {
 /** A part of the source in bf16, as f32 and as f16 in scratch, and the padding between them. */
 const workerBytes = 4 * stagingBytes;
 
-/** A tensor in parts of so many rows that they fit a worker's buffer as f32, with a vector in one. */
-function partsOf({ entry, shape }: ShardSource, multiple: number): SourcePart[] {
-  const rows = shape[0]!;
-  if (shape.length === 1) return [{ entry, firstRow: 0, rows }];
-  const most = Math.floor(stagingBytes / (shape[1]! * dtypeBytes.f32) / multiple);
-  const atOnce = Math.max(1, most) * multiple;
-  return Array.from({ length: Math.ceil(rows / atOnce) }, (_, i) => ({
-    entry,
-    firstRow: i * atOnce,
-    rows: Math.min(atOnce, rows - i * atOnce),
-  }));
-}
-
-function partBytes({ entry, rows }: SourcePart): number {
-  return (entry.byteLength / entry.shape[0]!) * rows;
+/** Parts of a tensor that fit a worker's buffer as f32; a vector is one. */
+function writerParts({ entry, shape }: ShardSource, multiple: number): SourcePart[] {
+  return shape.length === 1 ? [wholeOf(entry)] : partsOf(entry, multiple, shape[1]! * dtypeBytes.f32);
 }

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { readSafetensorsHeader, type TensorEntry } from '../../lib/checkpoint/safetensors.js';
+import { TensorReader } from '../../lib/checkpoint/tensorReader.js';
 import type { Tensor } from '../../lib/native/tensor.js';
 import { ScaleSearch } from '../../lib/quantization/scaleSearch.js';
 import type { GroupSize } from '../../lib/quantization/shards.js';
-import { SourceReader } from '../../lib/quantization/sourceReader.js';
 import { roundToBf16 } from '../support/bf16.js';
 import { floatTensor, removeFolders, safetensors, writeFolder } from '../support/checkpointFiles.js';
 import { assertClose } from '../support/compare.js';
@@ -101,7 +101,7 @@ function withSearch<T>(
     const tensors = matricesOf(given).map((values, i) => [String(i), floatTensor('F32', [rows[i]!, K], values)]);
     const folder = await writeFolder({ 'matrices.safetensors': safetensors(Object.fromEntries(tensors)) });
     const entries = [...(await readSafetensorsHeader(join(folder, 'matrices.safetensors'))).values()];
-    const reader = new SourceReader(bench.stream);
+    const reader = new TensorReader(bench.stream);
     try {
       const search = new ScaleSearch(bench.device, bench.stream, reader, { groupSize: group, clipSteps });
       return await body(search, bench.from('bf16', [T, K], inputsOf(given)), entries);
