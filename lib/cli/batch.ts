@@ -1,8 +1,7 @@
-import { Presets, SingleBar } from 'cli-progress';
 import { Command } from 'commander';
 import { type BatchFileProgress, Qwen2Error, runBatchFile } from '../index.js';
 import { addLoadOptions, type LoadArguments, loadOptions, wholeNumber } from './options.js';
-import { interruptedExitCode, loadWithProgress, note, onInterrupt } from './terminal.js';
+import { loadWithProgress, note, ProgressBar, runResumable } from './terminal.js';
 
 interface BatchArguments extends LoadArguments {
   output: string;
@@ -27,49 +26,25 @@ async function batch(folder: string, input: string, options: BatchArguments): Pr
   const { output, errors, sequences, json } = options;
   if (sequences < 1) throw new Qwen2Error('invalid_argument', '--sequences must be 1 or more');
   const model = await loadWithProgress(folder, { ...loadOptions(options), maxSequences: sequences });
-  const interrupt = onInterrupt();
-  const bar = new Bar();
+  const bar = new ProgressBar(format, false);
   try {
-    const given = { input, output, errors, signal: interrupt.signal };
-    const progress = await runBatchFile(model, { ...given, onProgress: (now) => bar.show(now) });
-    bar.stop();
+    const progress = await runResumable(bar, 'what is finished is in the output', (signal) =>
+      runBatchFile(model, { input, output, errors, signal, onProgress: (now) => show(bar, now) }),
+    );
+    if (progress === undefined) return;
     if (json) process.stdout.write(`${JSON.stringify(progress)}\n`);
     else note(summary(progress));
-  } catch (error) {
-    bar.stop();
-    if (!(error instanceof Qwen2Error) || error.code !== 'aborted') throw error;
-    note('qwen2: interrupted; what is finished is in the output, and the same command goes on');
-    process.exitCode = interruptedExitCode;
   } finally {
-    interrupt.dispose();
     await model.dispose();
   }
 }
 
-/** On a terminal only. */
-class Bar {
-  readonly #bar = new SingleBar(
-    {
-      stream: process.stderr,
-      format: '{bar} {value}/{total} | {rate} tokens/s | {running} running{notes} | {eta_formatted} left',
-      hideCursor: true,
-    },
-    Presets.shades_classic,
-  );
+const format = '{bar} {value}/{total} | {rate} tokens/s | {running} running{notes} | {eta_formatted} left';
 
-  show(progress: BatchFileProgress): void {
-    if (!process.stderr.isTTY) return;
-    const { finished, skipped, invalid, running, total } = progress;
-    const ended = finished + skipped + invalid;
-    const payload = { running, rate: rate(progress).toFixed(0), notes: notes(progress) };
-    if (!this.#bar.isActive) this.#bar.start(total ?? ended + running, 0, payload);
-    this.#bar.setTotal(total ?? ended + running);
-    this.#bar.update(ended, payload);
-  }
-
-  stop(): void {
-    this.#bar.stop();
-  }
+function show(bar: ProgressBar, progress: BatchFileProgress): void {
+  const { finished, skipped, invalid, running, total } = progress;
+  const ended = finished + skipped + invalid;
+  bar.show(ended, total ?? ended + running, { running, rate: rate(progress).toFixed(0), notes: notes(progress) });
 }
 
 function rate({ completionTokens, seconds }: BatchFileProgress): number {

@@ -1,9 +1,8 @@
 import { readFile } from 'node:fs/promises';
-import { Presets, SingleBar } from 'cli-progress';
 import { Command, Option } from 'commander';
 import { type QuantizeOptions, type QuantizeProgress, Qwen2Error, quantizeCheckpoint } from '../index.js';
 import { addDeviceOptions, type DeviceArguments, deviceOptions, wholeNumber } from './options.js';
-import { gigabytes, interruptedExitCode, note, onInterrupt } from './terminal.js';
+import { bytesFormat, gigabytes, note, ProgressBar, runResumable } from './terminal.js';
 
 type QuantizeArguments = DeviceArguments &
   Pick<QuantizeOptions, 'method' | 'calibrationSequences' | 'calibrationLength' | 'groupSize' | 'clipSteps'> & {
@@ -29,24 +28,16 @@ export function quantizeCommand(): Command {
 async function quantize(folder: string, out: string, options: QuantizeArguments): Promise<void> {
   const { method, calibrationSequences, calibrationLength, groupSize, clipSteps, json } = options;
   const calibration = options.calibration === undefined ? undefined : await readText(options.calibration);
-  const interrupt = onInterrupt();
-  const bar = new Bar();
-  try {
-    const given = { method, calibration, calibrationSequences, calibrationLength, groupSize, clipSteps };
-    const listeners = { signal: interrupt.signal, onProgress: (progress: QuantizeProgress) => bar.show(progress) };
-    const result = await quantizeCheckpoint(folder, out, { ...deviceOptions(options), ...given, ...listeners });
-    bar.stop();
-    const { written, found, bytes } = result;
-    if (json) process.stdout.write(`${JSON.stringify(result)}\n`);
-    else note(`${out}: ${gigabytes(bytes)} in ${written + found} files${found > 0 ? `, ${found} there before` : ''}`);
-  } catch (error) {
-    bar.stop();
-    if (!(error instanceof Qwen2Error) || error.code !== 'aborted') throw error;
-    note('qwen2: interrupted; what is written stays, and the same command goes on');
-    process.exitCode = interruptedExitCode;
-  } finally {
-    interrupt.dispose();
-  }
+  const given = { method, calibration, calibrationSequences, calibrationLength, groupSize, clipSteps };
+  const bar = new ProgressBar(bytesFormat('quantizing'), true);
+  const onProgress = ({ doneBytes, totalBytes }: QuantizeProgress) => bar.showBytes(doneBytes, totalBytes);
+  const result = await runResumable(bar, 'what is written stays', (signal) =>
+    quantizeCheckpoint(folder, out, { ...deviceOptions(options), ...given, signal, onProgress }),
+  );
+  if (result === undefined) return;
+  const { written, found, bytes } = result;
+  if (json) process.stdout.write(`${JSON.stringify(result)}\n`);
+  else note(`${out}: ${gigabytes(bytes)} in ${written + found} files${found > 0 ? `, ${found} there before` : ''}`);
 }
 
 /** @throws not_found */
@@ -55,30 +46,5 @@ async function readText(path: string): Promise<string> {
     return await readFile(path, 'utf8');
   } catch (cause) {
     throw new Qwen2Error('not_found', `--calibration ${path} can't be read: ${(cause as Error).message}`, { cause });
-  }
-}
-
-const megabyte = 1e6;
-
-/** On a terminal only. */
-class Bar {
-  readonly #bar = new SingleBar(
-    {
-      stream: process.stderr,
-      format: 'quantizing {bar} {percentage}% | {value}/{total} MB | {eta_formatted} left',
-      clearOnComplete: true,
-      hideCursor: true,
-    },
-    Presets.shades_classic,
-  );
-
-  show({ doneBytes, totalBytes }: QuantizeProgress): void {
-    if (!process.stderr.isTTY) return;
-    if (!this.#bar.isActive) this.#bar.start(Math.ceil(totalBytes / megabyte), 0);
-    this.#bar.update(Math.ceil(doneBytes / megabyte));
-  }
-
-  stop(): void {
-    this.#bar.stop();
   }
 }

@@ -1,30 +1,77 @@
 import { Presets, SingleBar } from 'cli-progress';
-import { type LoadOptions, loadModel, type Model, type RandomModel } from '../index.js';
+import { type LoadOptions, loadModel, type Model, Qwen2Error, type RandomModel } from '../index.js';
 
 const megabyte = 1e6;
 
-/** Loads a model with a progress bar on the terminal; in a pipe, in silence. Ctrl-C ends the loading. */
+/** A progress bar on the terminal; in a pipe, nothing. */
+export class ProgressBar {
+  readonly #bar: SingleBar;
+
+  /** @param format in cli-progress's words */
+  constructor(format: string, clearOnComplete: boolean) {
+    this.#bar = new SingleBar(
+      { stream: process.stderr, format, clearOnComplete, hideCursor: true },
+      Presets.shades_classic,
+    );
+  }
+
+  /** @param notes for the words of the format that are not cli-progress's own */
+  show(value: number, total: number, notes: object = {}): void {
+    if (!process.stderr.isTTY) return;
+    if (!this.#bar.isActive) this.#bar.start(total, 0, notes);
+    this.#bar.setTotal(total);
+    this.#bar.update(value, notes);
+  }
+
+  /** Of bytes, in megabytes. */
+  showBytes(bytes: number, total: number): void {
+    this.show(Math.ceil(bytes / megabyte), Math.ceil(total / megabyte));
+  }
+
+  stop(): void {
+    this.#bar.stop();
+  }
+}
+
+/** Loads a model with a progress bar. Ctrl-C ends the loading. */
 export async function loadWithProgress(source: string | RandomModel, options: LoadOptions): Promise<Model> {
-  const bar = new SingleBar(
-    {
-      stream: process.stderr,
-      format: 'loading {bar} {percentage}% | {value}/{total} MB | {eta_formatted} left',
-      clearOnComplete: true,
-      hideCursor: true,
-    },
-    Presets.shades_classic,
-  );
+  const bar = new ProgressBar(bytesFormat('loading'), true);
   const interrupt = onInterrupt();
   try {
     return await loadModel(source, {
       ...options,
       signal: interrupt.signal,
-      onProgress({ loadedBytes, totalBytes }) {
-        if (!process.stderr.isTTY) return;
-        if (!bar.isActive) bar.start(Math.ceil(totalBytes / megabyte), 0);
-        bar.update(Math.ceil(loadedBytes / megabyte));
-      },
+      onProgress: ({ loadedBytes, totalBytes }) => bar.showBytes(loadedBytes, totalBytes),
     });
+  } finally {
+    bar.stop();
+    interrupt.dispose();
+  }
+}
+
+/** For ProgressBar.showBytes. */
+export function bytesFormat(what: string): string {
+  return `${what} {bar} {percentage}% | {value}/{total} MB | {eta_formatted} left`;
+}
+
+/**
+ * Runs what can be resumed, with a bar. Ctrl-C ends it with the exit code of that and a note that the same command goes on,
+ * instead of an error.
+ */
+export async function runResumable<T>(
+  bar: ProgressBar,
+  kept: string,
+  body: (signal: AbortSignal) => Promise<T>,
+): Promise<T | undefined> {
+  const interrupt = onInterrupt();
+  try {
+    return await body(interrupt.signal);
+  } catch (error) {
+    bar.stop();
+    if (!(error instanceof Qwen2Error) || error.code !== 'aborted') throw error;
+    note(`qwen2: interrupted; ${kept}, and the same command goes on`);
+    process.exitCode = interruptedExitCode;
+    return undefined;
   } finally {
     bar.stop();
     interrupt.dispose();
