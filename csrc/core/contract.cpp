@@ -74,6 +74,17 @@ void Contract::weight(const char* name, const Tensor& t, std::initializer_list<D
     violated(std::string(name) + " must have columns that are a multiple of its group of " + std::to_string(t.group));
 }
 
+void Contract::product(const Tensor& x, const Tensor& weight_tensor, DType weight_dtype, const OptionalTensor& bias,
+                       const Tensor& out) {
+  Dim T("T"), K("K"), N("N");
+  tensor("x", x, {&T, &K}, activation);
+  weight("weight", weight_tensor, {&N, &K}, weight_dtype, Layout::linear_weight);
+  if (bias.present()) tensor("bias", bias, {&N}, DType::f32);
+  tensor("out", out, {&T, &N}, activation);
+  if (out.dtype != DType::f32) same_dtype("x", x, "out", out);
+  alone("out", out);
+}
+
 void Contract::same_dtype(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b) {
   if (a.dtype == b.dtype) return;
   violated(std::string(a_name) + " and " + b_name + " must have the same dtype, they have " + name_of(a.dtype) +

@@ -50,6 +50,8 @@ class Contract {
   void tensor(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes);
   // A weight in the device's own layout.
   void weight(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes, Layout layout);
+  // x[T, K] · weight[N, K]ᵀ + bias[N] → out[T, N], of the dtype of x or f32; out is alone.
+  void product(const Tensor& x, const Tensor& weight, DType weight_dtype, const OptionalTensor& bias, const Tensor& out);
   // What a block of the KV cache holds: checked before kv_cache, which measures the device's blocks for activations of
   // `dtype`.
   void kv_shape(int32_t kv_heads, int32_t head_dim, int32_t block_size);

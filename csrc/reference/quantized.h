@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/int4.h"
+#include "reference/kernel.h"
 
 namespace qwen2::reference {
 
@@ -50,6 +51,27 @@ double dot(const T* x, const QuantizedWeight& weight, int64_t n) {
   double sum = 0;
   for (int64_t k = 0; k < weight.columns; ++k) sum += to_float(x[k]) * weight.element(n, k);
   return sum;
+}
+
+template <typename T, typename Out, typename Args>
+void quantized_linear_into(const Args& args) {
+  const QuantizedWeight weight(args.weight);
+  for (int64_t t = 0; t < args.x.shape[0]; ++t)
+    for (int64_t n = 0; n < args.weight.shape[0]; ++n) {
+      double sum = dot(args.x.template row<T>(t), weight, n);
+      if (args.bias.present()) sum += args.bias.template as<float>()[n];
+      args.out.template row<Out>(t)[n] = from_float<Out>(static_cast<float>(sum));
+    }
+}
+
+// linear_int4 and linear_int8.
+template <typename Args>
+void quantized_linear(const Args& args) {
+  for_activation(args.x.dtype, [&](auto type) {
+    using T = decltype(type);
+    if (args.out.dtype == DType::f32) return quantized_linear_into<T, float>(args);
+    quantized_linear_into<T, T>(args);
+  });
 }
 
 }  // namespace qwen2::reference

@@ -5,13 +5,7 @@
 namespace qwen2 {
 
 void check(Contract& contract, const LinearArgs& args) {
-  Dim T("T"), K("K"), N("N");
-  contract.tensor("x", args.x, {&T, &K}, activation);
-  contract.weight("weight", args.weight, {&N, &K}, DType::bf16, Layout::linear_weight);
-  if (args.bias.present()) contract.tensor("bias", args.bias, {&N}, DType::f32);
-  contract.tensor("out", args.out, {&T, &N}, activation);
-  if (args.out.dtype != DType::f32) contract.same_dtype("x", args.x, "out", args.out);
-  contract.alone("out", args.out);
+  contract.product(args.x, args.weight, DType::bf16, args.bias, args.out);
 }
 
 void check(Contract& contract, const LinearPackArgs& args) {

@@ -5,15 +5,9 @@
 namespace qwen2 {
 
 void check(Contract& contract, const LinearInt4Args& args) {
-  Dim T("T"), K("K"), N("N");
-  contract.tensor("x", args.x, {&T, &K}, activation);
-  contract.weight("weight", args.weight, {&N, &K}, DType::int4, Layout::linear_weight);
-  if (args.bias.present()) contract.tensor("bias", args.bias, {&N}, DType::f32);
-  contract.tensor("out", args.out, {&T, &N}, activation);
-  if (args.out.dtype != DType::f32) contract.same_dtype("x", args.x, "out", args.out);
+  contract.product(args.x, args.weight, DType::int4, args.bias, args.out);
   contract.flag("exact", args.exact);
   contract.flag("batch_invariant", args.batch_invariant);
-  contract.alone("out", args.out);
 }
 
 void check(Contract& contract, const LinearInt4PackArgs& args) {

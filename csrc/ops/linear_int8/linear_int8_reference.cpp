@@ -8,17 +8,6 @@
 namespace qwen2::reference {
 namespace {
 
-template <typename T, typename Out>
-void linear_into(const LinearInt8Args& args) {
-  const QuantizedWeight weight(args.weight);
-  for (int64_t t = 0; t < args.x.shape[0]; ++t)
-    for (int64_t n = 0; n < args.weight.shape[0]; ++n) {
-      double sum = dot(args.x.row<T>(t), weight, n);
-      if (args.bias.present()) sum += args.bias.as<float>()[n];
-      args.out.row<Out>(t)[n] = from_float<Out>(static_cast<float>(sum));
-    }
-}
-
 float finite(const Tensor& source, int64_t r, int64_t k) {
   const float value = element(source, row_of(source, r), k);
   if (!std::isfinite(value))
@@ -29,13 +18,7 @@ float finite(const Tensor& source, int64_t r, int64_t k) {
 
 }  // namespace
 
-void linear_int8(const LinearInt8Args& args) {
-  for_activation(args.x.dtype, [&](auto type) {
-    using T = decltype(type);
-    if (args.out.dtype == DType::f32) return linear_into<T, float>(args);
-    linear_into<T, T>(args);
-  });
-}
+void linear_int8(const LinearInt8Args& args) { quantized_linear(args); }
 
 void linear_int8_pack(const LinearInt8PackArgs& args) {
   const QuantizedWeight weight(args.weight);
