@@ -1,3 +1,4 @@
+import { assertSameInCompany } from '../support/company.js';
 import { assertClose, assertSameBits } from '../support/compare.js';
 import { describeContract } from '../support/contract.js';
 import {
@@ -191,21 +192,10 @@ describe('linear', () => {
     it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}`, async function () {
       requireDevice(this, device);
       const call = withValues({ title: '', T, K, N, bias: true, out: 'f32' });
-      const multiply = (threads: number, row = 0, rows = T) =>
-        withBench({ ...device, threads }, async (bench) => {
-          const args = prepare(bench, 'bf16', call);
-          const [x, out] = [args.x.narrow(0, row, rows), args.out.narrow(0, row, rows)];
-          bench.run('linear', { ...args, x, out });
-          return await bench.read(out);
-        });
-      const together = await multiply(threads[0]!);
-      for (const number of threads.slice(1)) assertSameBits(await multiply(number), together);
-      for (const [row, rows] of parts)
-        assertSameBits(
-          await multiply(threads.at(-1)!, row, rows),
-          together.subarray(row * N, (row + rows) * N),
-          `${rows} rows`,
-        );
+      await assertSameInCompany(device, { threads, T, parts }, (bench) => {
+        const args = prepare(bench, 'bf16', call);
+        return { ...args, run: (x, out) => bench.run('linear', { ...args, x, out }) };
+      });
     });
 
   for (const device of devicesUnderTest.filter(isCuda))

@@ -1,3 +1,4 @@
+import { assertSameInCompany } from '../support/company.js';
 import { assertSameBits } from '../support/compare.js';
 import {
   dequantized,
@@ -9,27 +10,18 @@ import {
   randomInt4,
 } from '../support/int4Formats.js';
 import {
-  activationsOf,
   type DeviceCase,
   devicesUnderTest,
   isCuda,
   type OpBench,
-  reference,
   requireDevice,
   withBench,
 } from '../support/opBench.js';
 import { type Activation, heldAs, perCase } from '../support/precision.js';
-import {
-  assertPrecise,
-  exactnessOf,
-  quantizedProducts,
-  rowsOf31,
-  rowsOf150,
-  sumErrors,
-} from '../support/quantizedProducts.js';
+import { describeQuantizedLinear } from '../support/quantizedLinear.js';
+import { quantizedProducts, rowsOf31, rowsOf150 } from '../support/quantizedProducts.js';
 import { splitBands } from '../support/splitBands.js';
 import { permutation, uniforms } from '../support/uniforms.js';
-import { assertRefused, refusalOf } from '../support/vectorLoads.js';
 
 interface Case {
   title: string;
@@ -185,39 +177,7 @@ const expectations = perCase((dtype: Activation, given: Case) => {
   };
 });
 
-for (const device of [reference, ...devicesUnderTest])
-  describe(`linear_int4 on ${device.title}`, () => {
-    before(function () {
-      requireDevice(this, device);
-    });
-
-    for (const dtype of activationsOf(device))
-      for (const exact of exactnessOf(device))
-        for (const given of cases) {
-          const { title, T, K, N, out: outType = dtype } = given;
-          it(`${title}: ${dtype}[${T}, ${K}] × [${N}, ${K}]ᵀ to ${outType}, exact ${exact}`, () =>
-            withBench(device, async (bench) => {
-              const { call, expected, products } = expectations(dtype, given);
-              const args = prepare(bench, dtype, call);
-              bench.run('linear_int4', { ...args, exact, batch_invariant: 0 });
-              const refusal = refusalOf(device, given);
-              if (refusal) return assertRefused(bench, refusal);
-              assertPrecise(await bench.read(args.out), expected, outType, sumErrors(device, products, K, exact));
-              await bench.requireGapsUntouched(args.out);
-            }));
-        }
-
-    for (const exact of exactnessOf(device))
-      it(`keeps what is not a number to its row, exact ${exact}`, () =>
-        withBench(device, async (bench) => {
-          const call = withValues({ title: '', T: 9, K: 96, N: 24 });
-          const damaged = { ...call, activations: call.activations.with(3 * 96 + 40, Number.NaN) };
-          const [good, bad] = [prepare(bench, 'bf16', call), prepare(bench, 'bf16', damaged)];
-          for (const args of [good, bad]) bench.run('linear_int4', { ...args, exact, batch_invariant: 0 });
-          const expected = await bench.read(good.out);
-          assertSameBits(await bench.read(bad.out), expected.fill(Number.NaN, 3 * 24, 4 * 24));
-        }));
-  });
+describeQuantizedLinear({ op: 'linear_int4', cases, withValues, prepare, expectations });
 
 /** How a row's bits are compared: on which device, in which company. */
 interface Company {
@@ -261,21 +221,13 @@ describe('linear_int4', () => {
     it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}, exact ${exact}`, async function () {
       requireDevice(this, device);
       const call = withValues({ title: '', T, K, N, group, bias: true, out: 'f32' });
-      const multiply = (threads: number, row = 0, rows = T) =>
-        withBench({ ...device, threads }, async (bench) => {
-          const args = prepare(bench, 'bf16', call);
-          const [x, out] = [args.x.narrow(0, row, rows), args.out.narrow(0, row, rows)];
-          bench.run('linear_int4', { ...args, x, out, exact, batch_invariant: batchInvariant });
-          return await bench.read(out);
-        });
-      const together = await multiply(threads[0]!);
-      for (const number of threads.slice(1)) assertSameBits(await multiply(number), together);
-      for (const [row, rows] of parts)
-        assertSameBits(
-          await multiply(threads.at(-1)!, row, rows),
-          together.subarray(row * N, (row + rows) * N),
-          `${rows} rows`,
-        );
+      await assertSameInCompany(device, { threads, T, parts }, (bench) => {
+        const args = prepare(bench, 'bf16', call);
+        return {
+          ...args,
+          run: (x, out) => bench.run('linear_int4', { ...args, x, out, exact, batch_invariant: batchInvariant }),
+        };
+      });
     });
 
   for (const device of devicesUnderTest.filter(isCuda)) {

@@ -1,4 +1,5 @@
-import { assertClose, assertSameBits } from '../support/compare.js';
+import { assertSameInCompany } from '../support/company.js';
+import { assertClose } from '../support/compare.js';
 import { describeContract } from '../support/contract.js';
 import { fromF16 } from '../support/f16.js';
 import {
@@ -203,20 +204,10 @@ describe('swiglu', () => {
     it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}`, async function () {
       requireDevice(this, device);
       const call = cancelling(withValues({ title: '', T, K, I }));
-      const activate = (threads: number, row = 0, rows = T) =>
-        withBench({ ...device, threads }, async (bench) => {
-          const { x, weight, out } = prepare(bench, 'bf16', call);
-          bench.run('swiglu', { x: x.narrow(0, row, rows), weight, out: out.narrow(0, row, rows) });
-          return await bench.read(out.narrow(0, row, rows));
-        });
-      const together = await activate(threads[0]!);
-      for (const number of threads.slice(1)) assertSameBits(await activate(number), together);
-      for (const [row, rows] of parts)
-        assertSameBits(
-          await activate(threads.at(-1)!, row, rows),
-          together.subarray(row * I, (row + rows) * I),
-          `${rows} rows`,
-        );
+      await assertSameInCompany(device, { threads, T, parts }, (bench) => {
+        const args = prepare(bench, 'bf16', call);
+        return { ...args, run: (x, out) => bench.run('swiglu', { ...args, x, out }) };
+      });
     });
 });
 

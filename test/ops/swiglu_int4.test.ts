@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { assertClose, assertSameBits } from '../support/compare.js';
+import { assertSameInCompany } from '../support/company.js';
+import { assertClose } from '../support/compare.js';
 import { describeContract } from '../support/contract.js';
 import {
   dequantized,
@@ -242,21 +243,10 @@ describe('swiglu_int4', () => {
     it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, K = ${K}, exact ${exact}`, async function () {
       requireDevice(this, device);
       const call = cancelling(withValues({ title: '', T, K, I }));
-      const activate = (threads: number, row = 0, rows = T) =>
-        withBench({ ...device, threads }, async (bench) => {
-          const args = prepare(bench, 'bf16', call);
-          const [x, out] = [args.x.narrow(0, row, rows), args.out.narrow(0, row, rows)];
-          bench.run('swiglu_int4', { ...args, x, out, exact, batch_invariant: 1 });
-          return await bench.read(out);
-        });
-      const together = await activate(threads[0]!);
-      for (const number of threads.slice(1)) assertSameBits(await activate(number), together);
-      for (const [row, rows] of rowsOf150)
-        assertSameBits(
-          await activate(threads.at(-1)!, row, rows),
-          together.subarray(row * I, (row + rows) * I),
-          `${rows} rows`,
-        );
+      await assertSameInCompany(device, { threads, T, parts: rowsOf150 }, (bench) => {
+        const args = prepare(bench, 'bf16', call);
+        return { ...args, run: (x, out) => bench.run('swiglu_int4', { ...args, x, out, exact, batch_invariant: 1 }) };
+      });
     });
 });
 
