@@ -29,6 +29,8 @@ export class Runner {
   readonly #sampler: Sampler;
   /** i32[logitRows]: the rows of the step that get logits. */
   readonly #rows: Tensor;
+  /** i32[sequences]: of the tokens that the last step chose, those that are ids of this one. */
+  readonly #picks: Tensor;
   readonly #promptOutputs: PromptOutputs;
   readonly #uploadedBlocks: { blocks: readonly number[]; count: number }[] = [];
   /** Captured steps of one token a sequence, by the number of rows. */
@@ -53,6 +55,7 @@ export class Runner {
     this.#inputs = inputs;
     this.#sampler = sampler;
     this.#rows = device.tensor('i32', [logitRows]);
+    this.#picks = device.tensor('i32', [sequences]);
     this.#promptOutputs = new PromptOutputs(device, logitRows);
     this.#capture = capture;
   }
@@ -82,7 +85,8 @@ export class Runner {
 
   async dispose(): Promise<void> {
     for (const graph of this.#graphs.values()) graph.dispose();
-    await Promise.all([this.#rows.storage.dispose(), this.#promptOutputs.dispose()]);
+    const tensors = [this.#rows, this.#picks];
+    await Promise.all([...tensors.map(({ storage }) => storage.dispose()), this.#promptOutputs.dispose()]);
   }
 
   /** One token of every sequence, and padding: the whole decoder in one call, from the second time on. */
@@ -198,7 +202,7 @@ export class Runner {
       else runs.push({ start: at - 1, rows: [row] });
     }
     for (const { start, rows } of runs) {
-      const picks = this.#rows.narrow(0, 0, rows.length);
+      const picks = this.#picks.narrow(0, 0, rows.length);
       this.#stream.upload(picks, Int32Array.from(rows));
       const out = ids.narrow(0, start, rows.length).view(rows.length, 1);
       this.#stream.run('gather_rows', { x: this.#inputs.chosen.view(this.#sequences, 1), rows: picks, out });
