@@ -194,6 +194,16 @@ describe('a batch of a file', () => {
       assert.match(await running.stderr, /the same command goes on/);
     });
 
+    it('ends with an error where there is no more room, and goes on when there is', async () => {
+      await writeFile(at('in.jsonl'), jsonl(many(60)));
+      const cramped = await qwen2(command(), '', { fileKilobytes: 4 });
+      assert.equal(cramped.code, 1);
+      assert.match(cramped.stderr, /out\.jsonl can't be written: EFBIG.*\[io_error\]/);
+      assert.equal((await readFile(at('out.jsonl'))).length, 4096, 'a line is cut off');
+      assert.equal((await qwen2(command())).code, 0);
+      assert.equal(new Set((await resultsIn()).map(({ id }) => id)).size, 60);
+    });
+
     it('killed at any moment, and started again, has every result once', async () => {
       const random = new Random(3);
       const count = 3000;

@@ -17,17 +17,24 @@ export interface Outcome {
   stderr: string;
 }
 
-/** Runs `qwen2` in a pipe: no terminal on any side. */
-export function qwen2(args: readonly string[], input = ''): Promise<Outcome> {
-  const running = startQwen2(args);
+/** Runs `qwen2` in a pipe: no terminal on any side. Files that it writes may grow to `fileKilobytes`. */
+export function qwen2(
+  args: readonly string[],
+  input = '',
+  { fileKilobytes }: { fileKilobytes?: number } = {},
+): Promise<Outcome> {
+  const running = startQwen2(args, fileKilobytes);
   running.child.stdin.on('error', () => {}); // a command that is misused ends without reading
   running.child.stdin.end(input);
   return outcomeOf(running);
 }
 
 /** A command that runs, and what it will have written and returned. */
-export function startQwen2(args: readonly string[]) {
-  const child = spawn(process.execPath, [program, ...args], { stdio: 'pipe' });
+export function startQwen2(args: readonly string[], fileKilobytes?: number) {
+  const command = [process.execPath, program, ...args];
+  const limited = ['bash', '-c', `ulimit -f ${fileKilobytes}; exec "$@"`, 'bash', ...command];
+  const [file = '', ...rest] = fileKilobytes === undefined ? command : limited;
+  const child = spawn(file, rest, { stdio: 'pipe' });
   const code = once(child, 'exit').then(([code]) => code as number | null);
   return { child, stdout: readAll(child.stdout), stderr: readAll(child.stderr), code };
 }
