@@ -116,9 +116,6 @@ function weightBytes(elements: number, { dtype, group }: WeightType): number {
   return dtype === 'int8' ? elements + (2 * elements) / group : elements / 2 + (2.5 * elements) / group;
 }
 
-/** As models multiply with int4 and int8 weights, unless they are asked for more. */
-const rounded = { exact: 0, batch_invariant: 0 };
-
 function linear(
   name: string,
   T: number,
@@ -139,10 +136,11 @@ function linear(
         x: operands.random('bf16', [T, K]),
         weight: operands.weight('linearWeight', N, K, type),
         out: operands.empty(out, [T, N]),
+        batch_invariant: 0,
       };
       if (type.dtype === 'bf16') return () => operands.stream.run('linear', args);
       const op = type.dtype === 'int4' ? 'linear_int4' : 'linear_int8';
-      return () => operands.stream.run(op, { ...args, ...rounded });
+      return () => operands.stream.run(op, { ...args, exact: 0 });
     },
   };
 }
@@ -160,9 +158,10 @@ function swiglu(name: string, T: number, I: number, K: number, type: WeightType 
         x: operands.random('bf16', [T, K]),
         weight: operands.weight('swigluWeight', 2 * I, K, type),
         out: operands.empty('bf16', [T, I]),
+        batch_invariant: 0,
       };
       if (type.dtype === 'bf16') return () => operands.stream.run('swiglu', args);
-      return () => operands.stream.run('swiglu_int4', { ...args, ...rounded });
+      return () => operands.stream.run('swiglu_int4', { ...args, exact: 0 });
     },
   };
 }

@@ -24,13 +24,14 @@ struct Product {
 
 constexpr int matmul_group = 16;
 
-// The slabs of K that a block multiplies: one of gridDim.y parts.
+// The slabs of K that are summed by themselves: one of some parts.
 struct MatmulPart {
   int first_slab, end_slab;
-  __device__ static MatmulPart of_block(int K) {
+  __device__ static MatmulPart of(int K, unsigned part, unsigned parts) {
     const int64_t slabs = (K + matmul_slab - 1) / matmul_slab;
-    return {static_cast<int>(slabs * blockIdx.y / gridDim.y), static_cast<int>(slabs * (blockIdx.y + 1) / gridDim.y)};
+    return {static_cast<int>(slabs * part / parts), static_cast<int>(slabs * (part + 1) / parts)};
   }
+  __device__ static MatmulPart of_block(int K) { return of(K, blockIdx.y, gridDim.y); }
 };
 
 // Where K is split: partial sums [gridDim.y][gridDim.x][of a block] in the kernel's own order, and counters that are

@@ -7,10 +7,11 @@
 namespace qwen2::cuda {
 
 template <typename Finish>
-void multiply(Context& context, const Tensor& x, const Tensor& weight, const Finish& finish) {
+void multiply(Context& context, const Tensor& x, const Tensor& weight, const Finish& finish, bool batch_invariant) {
   if (x.shape[0] == 0 || weight.shape[0] == 0) return;
   const Product product = product_of(x, weight);
-  const MatmulPlan plan = matmul_plan(product.tokens, product.rows, product.K, context.device().multiprocessors);
+  const auto plan_of = batch_invariant ? invariant_plan : matmul_plan;
+  const MatmulPlan plan = plan_of(product.tokens, product.rows, product.K, context.device().multiprocessors);
   switch (plan.tile.kernel) {
     case MatmulKernel::skinny_16x8:
       return launch_skinny<SkinnyShape<1, 1>>(context, product, finish, plan);
@@ -28,6 +29,8 @@ void multiply(Context& context, const Tensor& x, const Tensor& weight, const Fin
       return launch_tiled<TiledShape<128, 64, 32, 6, 4, 2>>(context, product, finish, plan);
     case MatmulKernel::tiled_128x128:
       return launch_tiled<TiledShape<128, 128, 32, 5, 4, 2>>(context, product, finish, plan);
+    case MatmulKernel::walking_128x64:
+      return launch_walking<TiledShape<128, 64, 32, 4, 4, 2>>(context, product, finish, plan);
   }
 }
 

@@ -16,6 +16,9 @@
 // - Partial sums. Split s ways, 4 · s · T · N bytes are written and read again, against 2 · N · K of weights: 0.14 each
 //   way for 7B's o in four parts at 64 tokens, and 64 KB for the block that adds up a tile of 64×64.
 // streamed_cost weighs them; no figure here is a measurement.
+//
+// A batch-invariant product has one order of summation for all T: that of the tiled family with K in as many parts as 64
+// tokens want, each summed by itself and added up in their order, by blocks of their own or by one block that walks them.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +34,8 @@ enum class MatmulKernel {
   tiled_64x64_deep,
   tiled_128x64,
   tiled_128x64_deep,
-  tiled_128x128
+  tiled_128x128,
+  walking_128x64
 };
 
 // What one block computes: weight rows × tokens.
@@ -64,6 +68,9 @@ constexpr MatmulTile streamed_tiles[] = {
     {MatmulKernel::tiled_64x64_deep, "tiled 64x64 deep", 64, 64},
 };
 
+// Of a block that walks parts of K: it keeps the sums of a part and those of all before it, so half a tile's registers.
+constexpr MatmulTile walking_tile = {MatmulKernel::walking_128x64, "walking 128x64", 128, 64};
+
 // K is divided at lines of 128 bytes of a weight row. The skinny kernel's warps take turns at them.
 constexpr int matmul_slab = 64;
 constexpr int skinny_warps = 8;
@@ -71,7 +78,8 @@ constexpr int skinny_warps = 8;
 struct MatmulPlan {
   MatmulTile tile;
   int64_t row_blocks, token_blocks;
-  int splits;  // of K over blocks
+  int splits;     // of K over blocks
+  int walks = 1;  // parts of K that a block sums by themselves, one after another; only where splits is 1
 };
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -101,10 +109,11 @@ constexpr int64_t tiled_cost(const MatmulTile& tile, int64_t T, int64_t N, int m
 // The last T of T's band, or 0 beyond the bands in which K may be split.
 constexpr int64_t streamed_band(int64_t T) { return T <= 64 ? 64 : T <= 128 ? 128 : T <= 256 ? 256 : 0; }
 
+constexpr int64_t most_partial_bytes = 64 << 20;  // of workspace; most of it finds room in L2
+
 constexpr bool may_split(int64_t tiles, int64_t T, int64_t N, int64_t K, int splits, int multiprocessors) {
   constexpr int64_t fewest_slabs = 4;                // of a part, or its ring is never full
   constexpr int64_t most_waves = 4;                  // of whole tiles: the last one then matters little
-  constexpr int64_t most_partial_bytes = 64 << 20;  // of workspace; most of it finds room in L2
   return splits <= most_splits && ceil_div(K, matmul_slab) / splits >= fewest_slabs &&
          tiles < most_waves * matmul_resident * multiprocessors && 4 * splits * T * N <= most_partial_bytes;
 }
@@ -122,14 +131,18 @@ constexpr int64_t streamed_cost(const MatmulTile& tile, int64_t T, int64_t N, in
   return blocks * part * (products > loads ? products : loads) + sums * 4 * 1024 / 32;
 }
 
-constexpr MatmulPlan streamed_plan(int64_t T, int64_t N, int64_t K, int multiprocessors) {
+// With as many splits as are best, or `pinned` ones.
+constexpr MatmulPlan streamed_plan(int64_t T, int64_t N, int64_t K, int multiprocessors, int pinned = 0) {
   const int64_t band = streamed_band(T);
   const MatmulTile* best = nullptr;
   int64_t best_cost = 0;
   int best_splits = 1;
   for (const MatmulTile& tile : streamed_tiles) {
     const int64_t tiles = ceil_div(N, tile.rows) * ceil_div(band, tile.tokens);
-    for (int splits = 1; splits == 1 || may_split(tiles, band, N, K, splits, multiprocessors); ++splits) {
+    const auto may_be = [&](int splits) {
+      return pinned == 0 ? splits == 1 || may_split(tiles, band, N, K, splits, multiprocessors) : splits == pinned;
+    };
+    for (int splits = pinned == 0 ? 1 : pinned; may_be(splits); ++splits) {
       const int64_t cost = streamed_cost(tile, band, N, K, splits, multiprocessors);
       if (best != nullptr && cost >= best_cost) continue;
       best = &tile;
@@ -140,17 +153,40 @@ constexpr MatmulPlan streamed_plan(int64_t T, int64_t N, int64_t K, int multipro
   return {*best, ceil_div(N, best->rows), ceil_div(T, best->tokens), best_splits};
 }
 
+// Of more tokens than a streamed band has: whole K.
+constexpr MatmulPlan tiled_plan(int64_t T, int64_t N, int multiprocessors) {
+  const MatmulTile* best = tiled_tiles;
+  for (const MatmulTile& tile : tiled_tiles)
+    if (tiled_cost(tile, T, N, multiprocessors) < tiled_cost(*best, T, N, multiprocessors)) best = &tile;
+  return {*best, ceil_div(N, best->rows), ceil_div(T, best->tokens), 1};
+}
+
 // T, N, multiprocessors ≥ 1.
 constexpr MatmulPlan matmul_plan(int64_t T, int64_t N, int64_t K, int multiprocessors) {
   if (T <= most_skinny_tokens) {
     const MatmulTile& tile = skinny_tiles[T <= 8 ? 0 : T <= 16 ? 1 : 2];
     return {tile, ceil_div(N, tile.rows), 1, skinny_splits(N, K, multiprocessors)};
   }
-  if (streamed_band(T) != 0) return streamed_plan(T, N, K, multiprocessors);
-  const MatmulTile* best = tiled_tiles;
-  for (const MatmulTile& tile : tiled_tiles)
-    if (tiled_cost(tile, T, N, multiprocessors) < tiled_cost(*best, T, N, multiprocessors)) best = &tile;
-  return {*best, ceil_div(N, best->rows), ceil_div(T, best->tokens), 1};
+  return streamed_band(T) != 0 ? streamed_plan(T, N, K, multiprocessors) : tiled_plan(T, N, multiprocessors);
+}
+
+// --- One order for all T ---------------------------------------------------------------------------------------------
+
+// Of the order of summation: how many parts K is cut into.
+constexpr int invariant_parts(int64_t N, int64_t K, int multiprocessors) {
+  return streamed_plan(1, N, K, multiprocessors).splits;
+}
+
+// Parts are blocks of their own up to 256 tokens, if the device has room for their sums; a block walks them beyond.
+constexpr MatmulPlan invariant_plan(int64_t T, int64_t N, int64_t K, int multiprocessors) {
+  const int parts = invariant_parts(N, K, multiprocessors);
+  const int64_t band = streamed_band(T);
+  if (parts == 1) return band == 0 ? tiled_plan(T, N, multiprocessors) : streamed_plan(T, N, K, multiprocessors, parts);
+  if (band != 0) {
+    const MatmulPlan split = streamed_plan(T, N, K, multiprocessors, parts);
+    if (may_split(split.row_blocks * ceil_div(band, split.tile.tokens), band, N, K, parts, multiprocessors)) return split;
+  }
+  return {walking_tile, ceil_div(N, walking_tile.rows), ceil_div(T, walking_tile.tokens), 1, parts};
 }
 
 // --- What a plan promises, on the shapes of Qwen2 and the sizes of GPUs ----------------------------------------------
@@ -169,10 +205,20 @@ constexpr bool matmul_plan_is_sound(int64_t T, int64_t N, int64_t K, int multipr
   return plan.splits == (band == 0 ? 1 : matmul_plan(band, N, K, multiprocessors).splits);
 }
 
+// All T have the same parts, each of which has work, and partial sums find room.
+constexpr bool invariant_plan_is_sound(int64_t T, int64_t N, int64_t K, int multiprocessors) {
+  const MatmulPlan plan = invariant_plan(T, N, K, multiprocessors);
+  const int parts = invariant_parts(N, K, multiprocessors);
+  const int64_t sums = plan.splits == 1 ? 0 : plan.splits * plan.row_blocks * plan.tile.rows * plan.token_blocks * plan.tile.tokens;
+  return covers(plan, T, N) && plan.tile.tokens >= 64 && plan.splits * plan.walks == parts &&
+         parts <= ceil_div(K, matmul_slab) && (plan.splits == 1 || plan.walks == 1) && 4 * sums <= 2 * most_partial_bytes;
+}
+
 constexpr bool matmul_plans_are_sound(int64_t N, int64_t K) {
   for (int multiprocessors : {1, 3, 16, 108, 132})
     for (int64_t T : {1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 1000, 8192})
-      if (!matmul_plan_is_sound(T, N, K, multiprocessors)) return false;
+      if (!matmul_plan_is_sound(T, N, K, multiprocessors) || !invariant_plan_is_sound(T, N, K, multiprocessors))
+        return false;
   return true;
 }
 
@@ -207,6 +253,8 @@ constexpr bool splits_on_small_devices(int64_t T, int64_t N, int64_t K) {
 static_assert(splits_on_small_devices(40, 80, 1032) && splits_on_small_devices(64, 80, 1032) &&
               splits_on_small_devices(100, 80, 1544) && splits_on_small_devices(128, 144, 2056) &&
               splits_on_small_devices(150, 80, 2056));
+
+static_assert(invariant_plan(1, 80, 1032, 3).splits > 1 && invariant_plan(300, 80, 1032, 3).walks > 1);
 
 // qkv, o, gate and up, down and the LM head of 0.5B, 1.5B, 7B and 72B.
 static_assert(matmul_fills(1152, 896) && matmul_fills(896, 896) && matmul_fills(9728, 896) &&

@@ -3,7 +3,8 @@
 // x is operand A of mma.m16n8k16 and weights are B, both by ldmatrix from shared memory, where a ring of stages is
 // filled by cp.async: while one stage is multiplied, the next stages − 1 are on their way. What lies beyond the edges
 // of T, N and K is filled with zeros. Sums go over k in one order, whatever the tile. Where tiles alone leave
-// multiprocessors idle, K is split over blocks too (matmul_plan.h).
+// multiprocessors idle, K is split over blocks too (matmul_plan.h). A batch-invariant product that is cut into parts the
+// same way for any T has kernels of both kinds: a block a part, and a block that walks all parts.
 //
 // In shared memory the 16-byte chunks of a row are permuted (chunk XOR row, over 128 bytes), so that the eight rows
 // that one phase of ldmatrix or of a copy touches lie in different banks.
@@ -134,11 +135,10 @@ struct TiledShared {
 template <typename Shape>
 constexpr int tiled_quads = Shape::token_tiles * Shape::groups * 2;
 
-// One block's sums of one tile over its part of K.
+// One block's sums of one tile over a part of K.
 template <typename Shape>
 __device__ inline void multiply_tile(TiledSums<Shape>& sums, TiledStage<Shape> (&stages)[Shape::stages],
-                                     const Product& product, const TiledPlace& place) {
-  const MatmulPart part = MatmulPart::of_block(product.K);
+                                     const Product& product, const TiledPlace& place, const MatmulPart& part) {
   const int first_k = part.first_slab * matmul_slab, end_k = min(product.K, part.end_slab * matmul_slab);
   const int steps = (end_k - first_k + Shape::k - 1) / Shape::k;
   const auto copy_weight = [&](int step) {
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
   auto& block = shared<TiledShared<Shape, Finish>>();
   const TiledPlace place = TiledPlace::of<Shape>(product.rows, product.tokens);
   TiledSums<Shape> sums = {};
-  multiply_tile<Shape>(sums, block.stages, product, place);
+  multiply_tile<Shape>(sums, block.stages, product, place, MatmulPart::of_block(product.K));
   auto& quads = reinterpret_cast<float(&)[tiled_quads<Shape>][4]>(sums);
   if (gridDim.y > 1 && !add_parts<Shape::threads>(quads, splits, block.arrived)) return;
   __syncthreads();
@@ -203,6 +203,39 @@ void launch_tiled(Context& context, const Product& product, const Finish& finish
           .dependent = true},
          product, finish, stores_vectors(finish.out),
          split_sums<float4>(context, plan.splits, tiles, tiled_quads<Shape> * Shape::threads));
+}
+
+// One block: one tile, over all parts of K one after another, with the sums that blocks of their own would come to.
+template <typename Shape, typename Finish>
+__global__ void __launch_bounds__(Shape::threads, 512 / Shape::threads)
+    walking_kernel(Product product, Finish finish, bool vectors, int parts) {
+  auto& block = shared<TiledShared<Shape, Finish>>();
+  const TiledPlace place = TiledPlace::of<Shape>(product.rows, product.tokens);
+  TiledSums<Shape> totals = {};
+#pragma unroll 1
+  for (int part = 0; part < parts; ++part) {
+    TiledSums<Shape> sums = {};
+    multiply_tile<Shape>(sums, block.stages, product, place, MatmulPart::of(product.K, part, parts));
+    auto& total = reinterpret_cast<float(&)[tiled_quads<Shape> * 4]>(totals);
+#pragma unroll
+    for (int i = 0; i < tiled_quads<Shape> * 4; ++i) total[i] += reinterpret_cast<float*>(sums)[i];
+    // Every warp is through with the stages, which the next part or the output fills.
+    __syncthreads();
+  }
+  finish_tile<Shape>(block.output, totals, finish, place.first_row / matmul_group);
+  __syncthreads();
+  store_tile<Shape>(block.output, finish, place.first_token, product.tokens, place.first_row / 2 * Finish::outputs,
+                    vectors);
+}
+
+template <typename Shape, typename Finish>
+void launch_walking(Context& context, const Product& product, const Finish& finish, const MatmulPlan& plan) {
+  launch(context, walking_kernel<Shape, Finish>,
+         {.blocks = {static_cast<unsigned>(plan.row_blocks * plan.token_blocks)},
+          .threads = Shape::threads,
+          .shared_bytes = sizeof(TiledShared<Shape, Finish>),
+          .dependent = true},
+         product, finish, stores_vectors(finish.out), plan.walks);
 }
 
 }  // namespace qwen2::cuda

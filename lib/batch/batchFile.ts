@@ -16,6 +16,8 @@ export interface BatchFileOptions {
   errors?: string | undefined;
   signal?: AbortSignal | undefined;
   concurrency?: number | undefined;
+  /** Demands that results do not depend on what is computed beside them, as in `generateBatch`. */
+  batchInvariant?: boolean | undefined;
   onProgress?: ((progress: BatchFileProgress) => void) | undefined;
 }
 
@@ -69,7 +71,13 @@ class BatchFile {
   }
 
   async run(): Promise<BatchFileProgress> {
-    const { output, errors: errorsPath = defaultErrorsPath(output), signal, concurrency } = this.#options;
+    const {
+      output,
+      errors: errorsPath = defaultErrorsPath(output),
+      signal,
+      concurrency,
+      batchInvariant,
+    } = this.#options;
     const results = await ResultFile.open(output, (text, number) => this.#addDone(text, number));
     const errors = new ErrorsFile(errorsPath);
     const counting = this.#countLines();
@@ -79,6 +87,7 @@ class BatchFile {
       for await (const outcome of generateBatch(this.#model, this.#requests(errors), {
         signal,
         concurrency,
+        batchInvariant,
         onProgress,
       })) {
         const line = this.#forms.get(outcome.id)!;

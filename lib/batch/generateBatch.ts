@@ -32,6 +32,11 @@ export interface BatchOptions {
   signal?: AbortSignal | undefined;
   /** Requests that are taken at the same time: more than the model computes together, so that it never waits. */
   concurrency?: number | undefined;
+  /**
+   * Demands that each request gets the same tokens as alone, so that a batch can be repeated in another order, or in parts:
+   * of a model that was loaded with `batchInvariant: true`. Of requests that are greedy or have a seed.
+   */
+  batchInvariant?: boolean | undefined;
   /** Called whenever a request has ended. */
   onProgress?: ((progress: BatchProgress) => void) | undefined;
 }
@@ -43,14 +48,22 @@ export interface BatchOptions {
  * Requests are taken from the iterable as there is room, and outcomes wait to be taken: both memory and work stay bounded,
  * however long the input is and however slow the reader. Leaving the loop early ends what still runs.
  *
- * @throws (at iteration) aborted; invalid_argument for a concurrency out of range; whatever the iterable of requests throws
+ * @throws (at iteration) aborted; whatever the iterable of requests throws
+ * @throws invalid_argument for a concurrency out of range, or batchInvariant of a model without it
  */
 export function generateBatch(
   model: Model,
   requests: Iterable<BatchRequest> | AsyncIterable<BatchRequest>,
   options: BatchOptions = {},
 ): AsyncIterable<BatchOutcome> {
-  const { concurrency = 2 * model.memory.maxSequences + 16 } = options;
+  const { concurrency = 2 * model.memory.maxSequences + 16, batchInvariant = false } = options;
+  if (typeof batchInvariant !== 'boolean')
+    throw new Qwen2Error('invalid_argument', `batchInvariant must be true or false; got ${String(batchInvariant)}`);
+  if (batchInvariant && !model.batchInvariant)
+    throw new Qwen2Error(
+      'invalid_argument',
+      'The batch asks for batchInvariant, and the model was loaded without it; load it with batchInvariant: true',
+    );
   if (!Number.isInteger(concurrency) || concurrency < 1)
     throw new Qwen2Error(
       'invalid_argument',

@@ -1,12 +1,13 @@
 import { Command } from 'commander';
 import { type BatchFileProgress, Qwen2Error, runBatchFile } from '../index.js';
-import { addLoadOptions, type LoadArguments, loadOptions, wholeNumber } from './options.js';
+import { addBatchInvariantOption, addLoadOptions, type LoadArguments, loadOptions, wholeNumber } from './options.js';
 import { loadWithProgress, note, ProgressBar, runResumable } from './terminal.js';
 
 interface BatchArguments extends LoadArguments {
   output: string;
   errors?: string;
   sequences: number;
+  batchInvariant?: boolean;
   json?: boolean;
 }
 
@@ -19,17 +20,17 @@ export function batchCommand(): Command {
     .option('--errors <file>', 'lines that are no requests (default: beside the output)')
     .option('-b, --sequences <n>', 'requests that are computed together', wholeNumber, 32)
     .option('--json', 'print one JSON object, at the end');
-  return addLoadOptions(command).action(batch);
+  return addBatchInvariantOption(addLoadOptions(command)).action(batch);
 }
 
 async function batch(folder: string, input: string, options: BatchArguments): Promise<void> {
-  const { output, errors, sequences, json } = options;
+  const { output, errors, sequences, batchInvariant, json } = options;
   if (sequences < 1) throw new Qwen2Error('invalid_argument', '--sequences must be 1 or more');
-  const model = await loadWithProgress(folder, { ...loadOptions(options), maxSequences: sequences });
+  const model = await loadWithProgress(folder, { ...loadOptions(options), batchInvariant, maxSequences: sequences });
   const bar = new ProgressBar(format, false);
   try {
     const progress = await runResumable(bar, 'what is finished is in the output', (signal) =>
-      runBatchFile(model, { input, output, errors, signal, onProgress: (now) => show(bar, now) }),
+      runBatchFile(model, { input, output, errors, signal, batchInvariant, onProgress: (now) => show(bar, now) }),
     );
     if (progress === undefined) return;
     if (json) process.stdout.write(`${JSON.stringify(progress)}\n`);

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import { type DeviceLimits, type Model, measureDevice, Qwen2Error, type RandomModel } from '../index.js';
 import {
+  addBatchInvariantOption,
   addDeviceOptions,
   addExactOption,
   addWeightOptions,
@@ -20,6 +21,7 @@ interface BenchArguments extends DeviceArguments, WeightArguments {
   sequences: number;
   repeat: number;
   seed: number;
+  batchInvariant?: boolean;
 }
 
 /** Times of one round, in seconds. */
@@ -38,7 +40,7 @@ export function benchCommand(): Command {
     .option('-b, --sequences <n>', 'prompts at the same time', wholeNumber, 1)
     .option('-r, --repeat <n>', 'rounds; the median counts, and one more warms up', wholeNumber, 3)
     .option('-s, --seed <n>', 'of the prompts', wholeNumber, 1);
-  return addExactOption(addWeightOptions(addDeviceOptions(command))).action(bench);
+  return addBatchInvariantOption(addExactOption(addWeightOptions(addDeviceOptions(command)))).action(bench);
 }
 
 async function bench(folder: string | undefined, options: BenchArguments): Promise<void> {
@@ -48,6 +50,7 @@ async function bench(folder: string | undefined, options: BenchArguments): Promi
   const model = await loadWithProgress(source, {
     ...deviceOptions(options),
     ...weightOptions(options),
+    batchInvariant: options.batchInvariant,
     contextLength: promptTokens + newTokens,
     maxSequences: sequences,
     stepTokens: Math.max(512, sequences),

@@ -48,6 +48,10 @@ export function addExactOption(command: Command): Command {
   return command.option('--exact', 'multiply rounded weights with activations that are not rounded (CPU)');
 }
 
+export function addBatchInvariantOption(command: Command): Command {
+  return command.option('--batch-invariant', 'the same tokens for a request in any company; slower on GPUs');
+}
+
 export function addLoadOptions(command: Command): Command {
   return addExactOption(addWeightOptions(addDeviceOptions(command))).option(
     '--context-length <n>',

@@ -27,7 +27,7 @@ interface EngineParts {
   device: Device;
   stream: Stream;
   weights: Weights;
-  /** How int4 and int8 weights are multiplied. */
+  /** How the decoder computes. */
   precision: Precision;
   plan: EnginePlan;
   /** dtype of activations and of the KV cache. */

@@ -34,6 +34,12 @@ export interface LoadOptions extends EngineOptions, DeviceOptions, WeightOptions
    * first, with a scale for every 128 of them; GPUs are always exact.
    */
   exact?: boolean | undefined;
+  /**
+   * Gives a request the same tokens and the same bits of log-probabilities alone, in any company, whatever of it is found in
+   * the cache, and when it is computed anew after it gave up its place: greedy, or with a seed. Default false: so it is on
+   * the CPU all the same and costs nothing there; on GPUs it costs speed (docs/batch.md).
+   */
+  batchInvariant?: boolean | undefined;
   /** Replays recorded steps when tokens are generated one by one. Default true; false to measure what it is worth. */
   capture?: boolean | undefined;
   /** Called as tensors arrive on the device. */
@@ -49,6 +55,7 @@ const optionTypes: Record<keyof LoadOptions, { expected: string; holds: (value: 
   quantize: { expected: "'int4'", holds: (value) => value === 'int4' },
   lmHead: { expected: "'int8'", holds: (value) => value === 'int8' },
   exact: { expected: 'true or false', holds: (value) => typeof value === 'boolean' },
+  batchInvariant: { expected: 'true or false', holds: (value) => typeof value === 'boolean' },
   capture: { expected: 'true or false', holds: (value) => typeof value === 'boolean' },
   onProgress: { expected: 'a function', holds: (value) => typeof value === 'function' },
   signal: { expected: 'an AbortSignal', holds: (value) => value instanceof AbortSignal },
@@ -90,8 +97,8 @@ export async function loadModel(source: string | RandomModel, options: LoadOptio
     weights = loadedWeights.value;
     if (loadedTokenizer.status === 'rejected') throw loadedTokenizer.reason;
     throwIfAborted(options.signal, 'Loading');
-    const { capture, exact = false } = options;
-    const precision = { exact, batchInvariant: false };
+    const { capture, exact = false, batchInvariant = false } = options;
+    const precision = { exact, batchInvariant };
     const engine = await Engine.create({ device, stream, weights, precision, plan, activation, capture });
     const loadSeconds = (performance.now() - started) / 1000;
     const { generationConfig } = origin;
@@ -103,6 +110,7 @@ export async function loadModel(source: string | RandomModel, options: LoadOptio
       weights,
       engine,
       tokenizer,
+      batchInvariant,
       loadSeconds,
     });
   } catch (error) {

@@ -65,6 +65,7 @@ export interface ModelParts {
   weights: Weights;
   engine: Engine;
   tokenizer: Tokenizer | undefined;
+  batchInvariant: boolean;
   loadSeconds: number;
 }
 
@@ -75,6 +76,8 @@ export class Model {
   readonly generationConfig: GenerationConfig;
   /** Tokens of a prompt and its continuation together, at most. */
   readonly contextLength: number;
+  /** Whether a request's tokens depend on nothing beside it: `batchInvariant` of `loadModel`. */
+  readonly batchInvariant: boolean;
   readonly loadSeconds: number;
   readonly memory: ModelMemory;
   readonly #parts: ModelParts;
@@ -85,6 +88,7 @@ export class Model {
     this.config = parts.config;
     this.generationConfig = parts.generationConfig;
     this.contextLength = parts.engine.plan.contextLength;
+    this.batchInvariant = parts.batchInvariant;
     this.loadSeconds = parts.loadSeconds;
     this.memory = memoryOf(parts);
   }

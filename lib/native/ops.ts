@@ -8,9 +8,9 @@ export interface OpArguments {
   embedding: { ids: Tensor; table: Tensor; out: Tensor };
   rms_norm: { x: Tensor; weight: Tensor; out: Tensor; eps: number };
   add_rms_norm: { x: Tensor; residual: Tensor; weight: Tensor; out: Tensor; eps: number };
-  linear: { x: Tensor; weight: Tensor; bias?: Tensor | undefined; out: Tensor };
+  linear: { x: Tensor; weight: Tensor; bias?: Tensor | undefined; out: Tensor; batch_invariant: number };
   linear_pack: { source: Tensor; weight: Tensor; row_offset: number };
-  swiglu: { x: Tensor; weight: Tensor; out: Tensor };
+  swiglu: { x: Tensor; weight: Tensor; out: Tensor; batch_invariant: number };
   swiglu_pack: { source: Tensor; weight: Tensor; part: number; row_offset: number };
   rope_table: { positions: Tensor; frequencies: Tensor; table: Tensor; scale: number };
   rope_and_cache: {

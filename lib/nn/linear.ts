@@ -1,11 +1,11 @@
 import type { Stream } from '../native/stream.js';
 import type { Tensor } from '../native/tensor.js';
 
-/** How int4 and int8 weights are multiplied (csrc/ops/linear_int4/linear_int4.h). */
+/** How a model computes (csrc/ops/linear_int4/linear_int4.h, csrc/ops/linear/linear.h). */
 export interface Precision {
-  /** With activations as they are, instead of rounded to 8 bits where a device gains by it. */
+  /** With activations as they are where weights are int4 or int8, instead of rounded to 8 bits where a device gains by it. */
   exact: boolean;
-  /** In one order of summation for any number of tokens. */
+  /** With one order of summation, whatever the step has beside a token. */
   batchInvariant: boolean;
 }
 
@@ -38,7 +38,7 @@ export class Linear implements Projection {
     const args = { x: inOrder(stream, x, order, permuted), weight, bias: this.bias, out };
     if (weight.dtype === 'int4') stream.run('linear_int4', { ...args, ...precisionArguments(this.#precision) });
     else if (weight.dtype === 'int8') stream.run('linear_int8', { ...args, ...precisionArguments(this.#precision) });
-    else stream.run('linear', args);
+    else stream.run('linear', { ...args, batch_invariant: Number(this.#precision.batchInvariant) });
   }
 }
 

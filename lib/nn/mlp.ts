@@ -27,7 +27,7 @@ export class SwiGlu implements GatedUnit {
     const { tensor: weight, order } = this.#weight;
     const args = { x: inOrder(stream, x, order, permuted), weight, out };
     if (weight.dtype === 'int4') stream.run('swiglu_int4', { ...args, ...precisionArguments(this.#precision) });
-    else stream.run('swiglu', args);
+    else stream.run('swiglu', { ...args, batch_invariant: Number(this.#precision.batchInvariant) });
   }
 }
 

@@ -106,7 +106,7 @@ export class ScaleSearch {
     try {
       const weight = await packing.weight(N, K);
       this.#stream.run('linear_pack', { source, weight, row_offset: 0 });
-      this.#stream.run('linear', { x, weight, out });
+      this.#stream.run('linear', { x, weight, out, batch_invariant: 0 });
       await this.#stream.synchronized();
     } finally {
       await packing.dispose();

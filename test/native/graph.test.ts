@@ -29,8 +29,8 @@ function smallStep(bench: OpBench) {
     const { x, rows, normWeight, up, down, taken, residual, normed, inner, out } = tensors;
     stream.run('gather_rows', { x, rows, out: taken });
     stream.run('add_rms_norm', { x: taken, residual, weight: normWeight, out: normed, eps: 1e-6 });
-    stream.run('swiglu', { x: normed, weight: up, out: inner });
-    stream.run('linear', { x: inner, weight: down, out });
+    stream.run('swiglu', { x: normed, weight: up, out: inner, batch_invariant: 0 });
+    stream.run('linear', { x: inner, weight: down, out, batch_invariant: 0 });
   };
   return { ...tensors, forward };
 }

@@ -13,9 +13,18 @@ import {
 } from '../support/opBench.js';
 import { products } from '../support/opModels.js';
 import { type Activation, afterRounding, heldAs, once, sumError } from '../support/precision.js';
-import { splitBands } from '../support/splitBands.js';
+import { invariantCompanies, splitBands } from '../support/splitBands.js';
 import { uniforms } from '../support/uniforms.js';
 import { assertRefused, refusalOf } from '../support/vectorLoads.js';
+
+/** Parts of K as blocks, as what one block walks, in one part, and in parts of unequal length. */
+const invariantShapes = [
+  { T: 1, K: 1032, N: 70 },
+  { T: 33, K: 1544, N: 129 },
+  { T: 129, K: 2056, N: 75 },
+  { T: 300, K: 1032, N: 139 },
+  { T: 270, K: 72, N: 40 },
+] as const;
 
 interface Case {
   title: string;
@@ -27,6 +36,8 @@ interface Case {
   out?: 'f32';
   /** Elements between rows beyond their length. */
   gap?: number;
+  /** Default 0. */
+  batchInvariant?: number;
 }
 
 const cases: Case[] = [
@@ -62,6 +73,13 @@ const cases: Case[] = [
   { title: 'qkv of 7B, some rows of it', T: 3, K: 3584, N: 200, bias: true },
   { title: '72B, some rows of it', T: 2, K: 8192, N: 130 },
   { title: 'down projection of 72B, some rows of it', T: 1, K: 29568, N: 66 },
+  ...invariantShapes.map((shape) => ({
+    title: `batch-invariant, ${shape.T} tokens, K of ${shape.K}`,
+    ...shape,
+    bias: true,
+    gap: 8,
+    batchInvariant: 1,
+  })),
 ];
 
 interface Call extends Case {
@@ -90,6 +108,7 @@ function prepare(bench: OpBench, dtype: Activation, call: Call) {
     weight: packed(bench, call),
     bias: call.bias ? bench.from('f32', [N], call.biases) : undefined,
     out: bench.empty(call.out ?? dtype, [T, N], N + 2 * gap),
+    batch_invariant: call.batchInvariant ?? 0,
   };
 }
 
@@ -141,6 +160,7 @@ interface Company {
   T: number;
   K: number;
   N: number;
+  batchInvariant?: number;
   /** First rows and numbers of rows that are multiplied alone. */
   parts: readonly (readonly [number, number])[];
 }
@@ -185,13 +205,16 @@ const companies: Company[] = [
       { device, threads: [1], T: 150, K: 104, N: 34, parts: above32 },
       ...splitBands.map((band) => ({ device, threads: [1], N: 70, ...band })),
     ]),
+  ...devicesUnderTest
+    .filter(isCuda)
+    .flatMap((device) => invariantCompanies.map((shape) => ({ device, threads: [1], batchInvariant: 1, ...shape }))),
 ];
 
 describe('linear', () => {
-  for (const { device, threads, T, K, N, parts } of companies)
-    it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}`, async function () {
+  for (const { device, threads, T, K, N, batchInvariant = 0, parts } of companies)
+    it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}, batch_invariant ${batchInvariant}`, async function () {
       requireDevice(this, device);
-      const call = withValues({ title: '', T, K, N, bias: true, out: 'f32' });
+      const call = withValues({ title: '', T, K, N, bias: true, out: 'f32', batchInvariant });
       await assertSameInCompany(device, { threads, T, parts }, (bench) => {
         const args = prepare(bench, 'bf16', call);
         return { ...args, run: (x, out) => bench.run('linear', { ...args, x, out }) };
@@ -208,9 +231,9 @@ describe('linear', () => {
           withBench(device, async (bench) => {
             const { x, weight, out } = prepare(bench, 'bf16', call);
             const second = bench.empty('bf16', [T, N]);
-            bench.run('linear', { x, weight, bias: undefined, out });
+            bench.run('linear', { x, weight, bias: undefined, out, batch_invariant: 0 });
             if (apart) await bench.stream.synchronized();
-            bench.run('linear', { x: out, weight, bias: undefined, out: second });
+            bench.run('linear', { x: out, weight, bias: undefined, out: second, batch_invariant: 0 });
             return await bench.read(second);
           });
         assertSameBits(await twice(false), await twice(true));
@@ -255,6 +278,7 @@ describeContract({
     weight: packed(bench, withValues({ title: '', T: 0, K: 4, N: 6 })),
     bias: bench.from('f32', [6], uniforms(6, 2)),
     out: bench.empty('bf16', [3, 6]),
+    batch_invariant: 0,
   }),
   violations: [
     {
@@ -286,5 +310,6 @@ describeContract({
       },
       says: /out must not overlap x/,
     },
+    { title: 'batch_invariant of 2', change: () => ({ batch_invariant: 2 }), says: /batch_invariant must be 0 or 1/ },
   ],
 });

@@ -13,9 +13,9 @@ const declared: {
   embedding: { ids: 'tensor', table: 'tensor', out: 'tensor' },
   rms_norm: { x: 'tensor', weight: 'tensor', out: 'tensor', eps: 'number' },
   add_rms_norm: { x: 'tensor', residual: 'tensor', weight: 'tensor', out: 'tensor', eps: 'number' },
-  linear: { x: 'tensor', weight: 'tensor', bias: 'optionalTensor', out: 'tensor' },
+  linear: { x: 'tensor', weight: 'tensor', bias: 'optionalTensor', out: 'tensor', batch_invariant: 'number' },
   linear_pack: { source: 'tensor', weight: 'tensor', row_offset: 'number' },
-  swiglu: { x: 'tensor', weight: 'tensor', out: 'tensor' },
+  swiglu: { x: 'tensor', weight: 'tensor', out: 'tensor', batch_invariant: 'number' },
   swiglu_pack: { source: 'tensor', weight: 'tensor', part: 'number', row_offset: 'number' },
   rope_table: { positions: 'tensor', frequencies: 'tensor', table: 'tensor', scale: 'number' },
   rope_and_cache: {

@@ -14,7 +14,7 @@ import {
 } from '../support/opBench.js';
 import { type Products, products, silu } from '../support/opModels.js';
 import { type Activation, afterRounding, heldAs, sumError } from '../support/precision.js';
-import { splitBands } from '../support/splitBands.js';
+import { invariantCompanies, splitBands } from '../support/splitBands.js';
 import { uniforms } from '../support/uniforms.js';
 import { assertRefused, refusalOf } from '../support/vectorLoads.js';
 
@@ -29,6 +29,8 @@ interface Case {
   gap?: number;
   /** Of gate's and up's rows. Default bf16; in two parts each if a number of rows is given. */
   source?: { dtype: 'f32' | 'f16'; first: number };
+  /** Default 0. */
+  batchInvariant?: number;
 }
 
 const cases: Case[] = [
@@ -56,6 +58,8 @@ const cases: Case[] = [
   { title: '0.5B', T: 2, K: 896, I: 4864 },
   { title: '7B, some rows of it', T: 2, K: 3584, I: 150 },
   { title: '72B, some rows of it', T: 2, K: 8192, I: 70 },
+  { title: 'batch-invariant, parts of K as blocks', T: 33, K: 1544, I: 70, batchInvariant: 1 },
+  { title: 'batch-invariant, parts of K as a block walks them', T: 270, K: 1032, I: 37, gap: 8, batchInvariant: 1 },
 ];
 
 /** f16 bits of finite numbers below 1, subnormals among them. */
@@ -93,6 +97,7 @@ function prepare(bench: OpBench, dtype: Activation, call: Call) {
     x: bench.from(dtype, [T, K], call.x, K + gap),
     weight: packed(bench, call),
     out: bench.empty(dtype, [T, I], I + 2 * gap),
+    batch_invariant: call.batchInvariant ?? 0,
   };
 }
 
@@ -156,6 +161,7 @@ interface Company {
   T: number;
   K: number;
   I: number;
+  batchInvariant?: number;
   /** First rows and numbers of rows that are multiplied alone. */
   parts: readonly (readonly [number, number])[];
 }
@@ -189,21 +195,22 @@ const companies: Company[] = [
   })),
   // On CUDA sums are split over blocks where K is long, in a way for each band of T; where it is short, T of more than
   // 32 is one band.
-  ...devicesUnderTest
-    .filter(isCuda)
-    .flatMap((device) => [
-      { device, threads: [1], T: 31, K: 104, I: 20, parts: upTo32 },
-      { device, threads: [1], T: 31, K: 4168, I: 20, parts: upTo32 },
-      { device, threads: [1], T: 150, K: 104, I: 100, parts: above32 },
-      ...splitBands.map((band) => ({ device, threads: [1], I: 37, ...band })),
-    ]),
+  ...devicesUnderTest.filter(isCuda).flatMap((device) => [
+    { device, threads: [1], T: 31, K: 104, I: 20, parts: upTo32 },
+    { device, threads: [1], T: 31, K: 4168, I: 20, parts: upTo32 },
+    { device, threads: [1], T: 150, K: 104, I: 100, parts: above32 },
+    ...splitBands.map((band) => ({ device, threads: [1], I: 37, ...band })),
+    ...invariantCompanies.map(({ N, ...rest }) => ({
+      ...{ device, threads: [1], batchInvariant: 1, I: Math.ceil(N / 2), ...rest },
+    })),
+  ]),
 ];
 
 describe('swiglu', () => {
-  for (const { device, threads, T, K, I, parts } of companies)
-    it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}`, async function () {
+  for (const { device, threads, T, K, I, batchInvariant = 0, parts } of companies)
+    it(`gives a row the same bits alone and in company, with any number of threads, on ${device.title}, T = ${T}, K = ${K}, batch_invariant ${batchInvariant}`, async function () {
       requireDevice(this, device);
-      const call = cancelling(withValues({ title: '', T, K, I }));
+      const call = cancelling(withValues({ title: '', T, K, I, batchInvariant }));
       await assertSameInCompany(device, { threads, T, parts }, (bench) => {
         const args = prepare(bench, 'bf16', call);
         return { ...args, run: (x, out) => bench.run('swiglu', { ...args, x, out }) };
@@ -232,6 +239,7 @@ describeContract({
     x: bench.from('bf16', [3, 4], uniforms(12, 1)),
     weight: packed(bench, withValues({ title: '', T: 0, K: 4, I: 6 })),
     out: bench.empty('bf16', [3, 6]),
+    batch_invariant: 0,
   }),
   violations: [
     {
@@ -262,6 +270,7 @@ describeContract({
       },
       says: /out must not overlap x/,
     },
+    { title: 'batch_invariant of 2', change: () => ({ batch_invariant: 2 }), says: /batch_invariant must be 0 or 1/ },
   ],
 });
 

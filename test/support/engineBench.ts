@@ -15,6 +15,7 @@ export interface EngineBenchOptions extends EngineOptions {
   dtype?: 'bf16' | 'f32';
   capture?: boolean;
   stepsAhead?: number;
+  batchInvariant?: boolean;
 }
 
 /** What came of a sequence. */
@@ -49,7 +50,7 @@ export class EngineBench {
   readonly #makeModel: () => Promise<Model>;
 
   static async load(folder: string, options: EngineBenchOptions = {}): Promise<EngineBench> {
-    const { device: name = 'cpu', simd, dtype = 'bf16', capture = true, stepsAhead } = options;
+    const { device: name = 'cpu', simd, dtype = 'bf16', capture = true, stepsAhead, batchInvariant = false } = options;
     const checkpoint = await openCheckpoint(folder);
     const { config, generationConfig } = checkpoint;
     const device = Device.open(name, { simd, threads: 2 });
@@ -59,7 +60,7 @@ export class EngineBench {
       contextLength: 256,
       ...options,
     });
-    const precision = { exact: false, batchInvariant: false };
+    const precision = { exact: false, batchInvariant };
     const engine = await Engine.create({
       device,
       stream,
@@ -74,7 +75,8 @@ export class EngineBench {
       const tokenizer = await loadTokenizer(folder);
       // The device outlives the model, to be asked what memory is left.
       const lent = Object.defineProperty(device, 'dispose', { value: () => {}, configurable: true });
-      return new Model({ config, generationConfig, device: lent, stream, weights, engine, tokenizer, loadSeconds: 0 });
+      const parts = { config, generationConfig, device: lent, stream, weights, engine, tokenizer };
+      return new Model({ ...parts, batchInvariant, loadSeconds: 0 });
     };
     return new EngineBench({ device, stream, weights, plan, engine }, config.vocabularySize, makeModel);
   }

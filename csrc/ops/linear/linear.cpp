@@ -6,6 +6,7 @@ namespace qwen2 {
 
 void check(Contract& contract, const LinearArgs& args) {
   contract.product(args.x, args.weight, DType::bf16, args.bias, args.out);
+  contract.flag("batch_invariant", args.batch_invariant);
 }
 
 void check(Contract& contract, const LinearPackArgs& args) {

@@ -9,7 +9,7 @@ template <typename Out>
 void linear_into(Context& context, const LinearArgs& args) {
   const LinearFinish<Out> finish{rows_of<Out>(args.out), args.bias.present() ? args.bias.as<float>() : nullptr,
                                  static_cast<int>(args.out.shape[1])};
-  multiply(context, args.x, args.weight, finish);
+  multiply(context, args.x, args.weight, finish, args.batch_invariant != 0);
 }
 
 }  // namespace

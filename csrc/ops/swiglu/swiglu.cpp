@@ -12,6 +12,7 @@ void check(Contract& contract, const SwigluArgs& args) {
   contract.same_dtype("x", args.x, "out", args.out);
   contract.require(N.value == 2 * I.value, "weight must have two rows for each column of out");
   contract.alone("out", args.out);
+  contract.flag("batch_invariant", args.batch_invariant);
 }
 
 void check(Contract& contract, const SwigluPackArgs& args) {

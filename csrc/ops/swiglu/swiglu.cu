@@ -6,7 +6,8 @@ namespace qwen2::cuda {
 
 void swiglu(Context& context, const SwigluArgs& args) {
   require_vectors("swiglu", args.x);
-  multiply(context, args.x, args.weight, SwigluFinish{rows_of<bf16>(args.out), static_cast<int>(args.out.shape[1])});
+  multiply(context, args.x, args.weight, SwigluFinish{rows_of<bf16>(args.out), static_cast<int>(args.out.shape[1])},
+           args.batch_invariant != 0);
 }
 
 void swiglu_pack(Context& context, const SwigluPackArgs& args) {
