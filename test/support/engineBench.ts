@@ -3,13 +3,14 @@ import { Engine } from '../../lib/engine/engine.js';
 import { type EngineOptions, type EnginePlan, planMemory } from '../../lib/engine/memory.js';
 import type { FinishReason, Logprobs, Sequence, SequenceListener } from '../../lib/engine/sequence.js';
 import { Model } from '../../lib/generation/model.js';
+import { planWeights, type WeightOptions } from '../../lib/model/plan.js';
 import { loadWeights, type Weights } from '../../lib/model/weights.js';
 import { Device } from '../../lib/native/device.js';
 import type { Stream } from '../../lib/native/stream.js';
 import { resolveSamplingParameters, type SamplingParameters } from '../../lib/sampler/parameters.js';
 import { loadTokenizer } from '../../lib/tokenizer/tokenizer.js';
 
-export interface EngineBenchOptions extends EngineOptions {
+export interface EngineBenchOptions extends EngineOptions, WeightOptions {
   device?: string;
   simd?: string;
   dtype?: 'bf16' | 'f32';
@@ -55,7 +56,9 @@ export class EngineBench {
     const { config, generationConfig } = checkpoint;
     const device = Device.open(name, { simd, threads: 2 });
     const stream = device.createStream();
-    const weights = await loadWeights(checkpoint, device, stream);
+    const { quantize, lmHead } = options;
+    const weightPlan = await planWeights(checkpoint, { quantize, lmHead });
+    const weights = await loadWeights(checkpoint, device, stream, { plan: weightPlan });
     const plan = planMemory(device, weights.plan, dtype, device.describe().freeBytes, {
       contextLength: 256,
       ...options,
