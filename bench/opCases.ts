@@ -214,6 +214,7 @@ function attention(name: string, shape: Shape, B: number, queries: number, conte
         ),
         context_lengths: operands.integers([B], new Int32Array(B).fill(context)),
         out: operands.empty('bf16', [T, heads * headDim]),
+        cache_dtype: 'bf16' as const,
         num_kv_heads: kvHeads,
         head_dim: headDim,
         block_size: blockSize,

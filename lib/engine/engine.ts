@@ -33,7 +33,7 @@ interface EngineParts {
   /** How int4 and int8 weights are multiplied. */
   precision: Precision;
   plan: EnginePlan;
-  /** dtype of activations and of the KV cache. */
+  /** dtype of activations. */
   activation: DType;
   /** Replay captured steps; default true. */
   capture?: boolean | undefined;
@@ -58,7 +58,7 @@ export class Engine {
   static async create(parts: EngineParts): Promise<Engine> {
     const { device, weights, plan, activation } = parts;
     const { config } = weights.plan;
-    const cache = await KvCache.allocate(device, config, activation, plan.cacheBlocks);
+    const cache = await KvCache.allocate(device, config, plan.cacheDtype, plan.cacheBlocks);
     let workspace: Workspace | undefined;
     try {
       workspace = await Workspace.allocate(device, weights.plan, plan.limits, activation);

@@ -1,6 +1,12 @@
 import type { Qwen2Config } from '../checkpoint/config.js';
 import type { Device } from '../native/device.js';
-import { type DType, Tensor } from '../native/tensor.js';
+import { Tensor } from '../native/tensor.js';
+
+/** As what keys and values are held: as the activations are, or rounded to 8 bits (csrc/core/kv_cache.h). */
+export type CacheDType = 'bf16' | 'f32' | 'fp8' | 'int8';
+
+/** Head dimensions that a cache of 8 bits can hold are multiples of this. */
+export const quantizedHeadDim = 16;
 
 /** Tokens a block holds: small enough that a sequence wastes little, a multiple of every device's tile of keys. */
 export const blockSize = 16;
@@ -8,18 +14,20 @@ export const blockSize = 16;
 /** The keys and values of all sequences, in blocks of `blockSize` tokens; block b is row b of every layer's tensor. */
 export class KvCache {
   readonly blocks: number;
+  readonly dtype: CacheDType;
   readonly layers: readonly Tensor[];
 
-  private constructor(blocks: number, layers: readonly Tensor[]) {
+  private constructor(blocks: number, dtype: CacheDType, layers: readonly Tensor[]) {
     this.blocks = blocks;
+    this.dtype = dtype;
     this.layers = layers;
   }
 
   /** @throws out_of_memory */
-  static async allocate(device: Device, config: Qwen2Config, activation: DType, blocks: number): Promise<KvCache> {
-    const bytes = device.kvBlockBytes(activation, config.numKvHeads, config.headDim, blockSize);
+  static async allocate(device: Device, config: Qwen2Config, dtype: CacheDType, blocks: number): Promise<KvCache> {
+    const bytes = device.kvBlockBytes(dtype, config.numKvHeads, config.headDim, blockSize);
     const layers: Tensor[] = [];
-    const cache = new KvCache(blocks, layers);
+    const cache = new KvCache(blocks, dtype, layers);
     try {
       while (layers.length < config.numHiddenLayers)
         layers.push(new Tensor(await device.allocateInBackground(blocks * bytes), 'u8', [blocks, bytes]));
@@ -31,8 +39,8 @@ export class KvCache {
   }
 
   /** Bytes that a block takes in all layers together. */
-  static blockBytes(device: Device, config: Qwen2Config, activation: DType): number {
-    return config.numHiddenLayers * device.kvBlockBytes(activation, config.numKvHeads, config.headDim, blockSize);
+  static blockBytes(device: Device, config: Qwen2Config, dtype: CacheDType): number {
+    return config.numHiddenLayers * device.kvBlockBytes(dtype, config.numKvHeads, config.headDim, blockSize);
   }
 
   async dispose(): Promise<void> {

@@ -137,6 +137,7 @@ function buildLayer(weights: Weights, precision: Precision, cache: KvCache, laye
       numHeads,
       numKvHeads,
       headDim,
+      cacheDtype: cache.dtype,
       blockSize,
       window,
     }),

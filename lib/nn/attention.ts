@@ -1,5 +1,5 @@
 import type { Stream } from '../native/stream.js';
-import type { Tensor } from '../native/tensor.js';
+import type { DType, Tensor } from '../native/tensor.js';
 import type { Linear, Projection } from './linear.js';
 
 /** Shape of an attention layer. */
@@ -7,6 +7,8 @@ export interface AttentionShape {
   numHeads: number;
   numKvHeads: number;
   headDim: number;
+  /** As what the KV cache holds keys and values. */
+  cacheDtype: DType;
   /** Tokens a block of the KV cache holds. */
   blockSize: number;
   /** Keys a query sees, itself included; 0: all before it. */
@@ -53,7 +55,7 @@ export class Attention {
 
   /** x[T, H] → out[T, H] by way of the scratch; out may be x. */
   forward(stream: Stream, x: Tensor, placement: Placement, scratch: AttentionScratch, out: Tensor): void {
-    const { numHeads, numKvHeads, headDim, blockSize, window } = this.#shape;
+    const { numHeads, numKvHeads, headDim, cacheDtype, blockSize, window } = this.#shape;
     const { qkv, heads, permuted } = scratch;
     this.qkv.forward(stream, x, qkv, permuted);
     stream.run('rope_and_cache', {
@@ -61,6 +63,7 @@ export class Attention {
       rope_table: placement.ropeTable,
       slots: placement.slots,
       cache: this.cache,
+      cache_dtype: cacheDtype,
       num_heads: numHeads,
       num_kv_heads: numKvHeads,
       head_dim: headDim,
@@ -73,6 +76,7 @@ export class Attention {
       query_starts: placement.queryStarts,
       context_lengths: placement.contextLengths,
       out: heads,
+      cache_dtype: cacheDtype,
       num_kv_heads: numKvHeads,
       head_dim: headDim,
       block_size: blockSize,

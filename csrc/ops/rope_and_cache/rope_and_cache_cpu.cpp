@@ -17,15 +17,50 @@ void rotate(const bf16* x, const float* table, bf16* out, int64_t D) {
   }
 }
 
-// Writes one token's keys and values of one head to its place in a block.
-void write_token(const bf16* key, const bf16* value, bf16* block, const KvBlock& layout, int64_t head, int64_t place) {
-  bf16* keys = block + layout.key_group(head, place) + place % kv_group * 2;
-  for (int64_t j = 0; j < layout.head_dim; j += 2) {
-    keys[j * kv_group] = key[j];
-    keys[j * kv_group + 1] = key[j + 1];
+// Where a block keeps a token of a head.
+struct Place {
+  const KvBlock& layout;
+  int64_t head, place;
+
+  template <typename T, typename Element>
+  void write_key(T* block, const Element& element) const {
+    T* keys = block + layout.key_group(head, place) + place % kv_group * 2;
+    for (int64_t j = 0; j < layout.head_dim; j += 2) {
+      keys[j * kv_group] = element(j);
+      keys[j * kv_group + 1] = element(j + 1);
+    }
   }
-  bf16* values = block + layout.value_pair(head, place) + place % 2;
-  for (int64_t j = 0; j < layout.head_dim; ++j) values[j * 2] = value[j];
+  template <typename T, typename Element>
+  void write_value(T* block, const Element& element) const {
+    T* values = block + layout.value_pair(head, place) + place % 2;
+    for (int64_t j = 0; j < layout.head_dim; ++j) values[j * 2] = element(j);
+  }
+};
+
+template <typename E>
+KvScale scale_of(const bf16* x, int64_t D) {
+  float largest = 0;
+  for (int64_t j = 0; j < D; ++j) {
+    const float value = to_float(x[j]), magnitude = value < 0 ? -value : value;
+    if (magnitude > largest || magnitude != magnitude) largest = magnitude;
+  }
+  return kv_scale<E>(largest);
+}
+
+void write_token(const bf16* key, const bf16* value, bf16* block, const Place& place) {
+  place.write_key(block, [&](int64_t j) { return key[j]; });
+  place.write_value(block, [&](int64_t j) { return value[j]; });
+}
+
+template <typename E>
+void write_quantized(const bf16* key, const bf16* value, uint8_t* block, const Place& place) {
+  const KvBlock& layout = place.layout;
+  const KvScale of_key = scale_of<E>(key, layout.head_dim), of_value = scale_of<E>(value, layout.head_dim);
+  place.write_key(block, [&](int64_t j) { return kv_element<E>(to_float(key[j]), of_key); });
+  place.write_value(block, [&](int64_t j) { return kv_element<E>(to_float(value[j]), of_value); });
+  auto* scales = reinterpret_cast<float*>(block + layout.elements());
+  scales[layout.scales().key(place.head, place.place)] = of_key.scale;
+  scales[layout.scales().value(place.head, place.place)] = of_value.scale;
 }
 
 }  // namespace
@@ -48,10 +83,17 @@ void rope_and_cache(Context& context, const RopeAndCacheArgs& args) {
         fail("invalid_argument", "slots[%lld] = %d is outside the cache of %lld slots", static_cast<long long>(t), slot,
              static_cast<long long>(slots));
       if (slot == -1) continue;
-      bf16* block = reinterpret_cast<bf16*>(args.cache.row<uint8_t>(slot / args.block_size));
+      uint8_t* block = args.cache.row<uint8_t>(slot / args.block_size);
       for (int64_t h = 0; h < Hkv; ++h) {
         rotate(k + h * D, table, rotated, D);
-        write_token(rotated, v + h * D, block, layout, h, slot % args.block_size);
+        const Place place{layout, h, slot % args.block_size};
+        if (args.cache_dtype == DType::int8) {
+          write_quantized<Int8Kv>(rotated, v + h * D, block, place);
+        } else if (args.cache_dtype == DType::fp8) {
+          write_quantized<Fp8Kv>(rotated, v + h * D, block, place);
+        } else {
+          write_token(rotated, v + h * D, reinterpret_cast<bf16*>(block), place);
+        }
       }
     }
   });

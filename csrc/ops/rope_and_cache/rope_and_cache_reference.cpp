@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "ops/rope_and_cache/rope_and_cache.h"
 #include "reference/kernel.h"
 #include "reference/kv_cache.h"
@@ -22,9 +24,10 @@ void rotate(const T* x, const float* table, T* out, int64_t D) {
 void rope_and_cache(const RopeAndCacheArgs& args) {
   const int64_t tokens = args.qkv.shape[0], D = args.head_dim, Hq = args.num_heads, Hkv = args.num_kv_heads;
   const int64_t slots = args.cache.shape[0] * args.block_size;
-  const KvBlock block{Hkv, D, args.block_size};
+  const KvBlock layout{args.cache_dtype, Hkv, D, args.block_size};
   for_activation(args.qkv.dtype, [&](auto type) {
     using T = decltype(type);
+    std::vector<T> rotated(static_cast<size_t>(D));
     for (int64_t t = 0; t < tokens; ++t) {
       T* q = args.qkv.row<T>(t);   // [Hq, D]
       const T* k = q + Hq * D;     // [Hkv, D]
@@ -37,10 +40,11 @@ void rope_and_cache(const RopeAndCacheArgs& args) {
              static_cast<long long>(slots));
       if (slot == -1) continue;
       const int64_t place = slot % args.block_size;
-      T* cache = reinterpret_cast<T*>(args.cache.row<uint8_t>(slot / args.block_size));
+      uint8_t* block = args.cache.row<uint8_t>(slot / args.block_size);
       for (int64_t h = 0; h < Hkv; ++h) {
-        rotate(k + h * D, table, cache + block.key(h, place), D);
-        for (int64_t j = 0; j < D; ++j) cache[block.value(h, place) + j] = v[h * D + j];
+        rotate(k + h * D, table, rotated.data(), D);
+        layout.write(block, layout.key(h, place), rotated.data());
+        layout.write(block, layout.value(h, place), v + h * D);
       }
     }
   });
