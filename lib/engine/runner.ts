@@ -6,16 +6,24 @@ import type { Graph, Stream } from '../native/stream.js';
 import type { Tensor } from '../native/tensor.js';
 import { maxLogprobs, type Sampled, type Sampler } from '../sampler/sampler.js';
 import type { StepEntry } from './scheduler.js';
-import type { Logprobs, Sequence, TokenLogprob } from './sequence.js';
+import type { Logprobs, PromptPart, Sequence, TokenLogprob } from './sequence.js';
 
 /** What a step found out about one sequence. */
 export interface StepOutcome {
   sequence: Sequence;
   /** Tokens of the sequence that are computed. */
   end: number;
+  /** Of its prompt, in order. */
+  prompt: readonly PromptPart[];
   /** The next token, if all tokens before it are computed. */
   token?: number;
   logprobs?: Logprobs | undefined;
+}
+
+/** The same of all sequences of a step. */
+interface StepResults {
+  sampled: ReadonlyMap<Sequence, Sampled>;
+  prompts: ReadonlyMap<Sequence, readonly PromptPart[]>;
 }
 
 /** Carries out steps on the device: uploads them, runs the decoder, samples. */
@@ -60,23 +68,24 @@ export class Runner {
     this.#capture = capture;
   }
 
-  /**
-   * Enqueues a step at once; delivers what listeners want of prompts, and resolves with the chosen tokens, when it is through.
-   */
+  /** Enqueues a step at once; resolves with what it found out when it is through. */
   async run(entries: readonly StepEntry[]): Promise<StepOutcome[]> {
+    // The earliest error of the stream names the operation; downloads behind it only repeat it.
+    const [{ sampled, prompts }] = await Promise.all([this.#enqueue(entries), this.#stream.synchronized()]);
+    return entries.map(({ sequence, end }) => {
+      const row = sampled.get(sequence);
+      const token = row && { token: row.token, logprobs: reported(sequence, row) };
+      return { sequence, end, prompt: prompts.get(sequence) ?? [], ...token };
+    });
+  }
+
+  async #enqueue(entries: readonly StepEntry[]): Promise<StepResults> {
     const isDecode = entries.every(
       ({ sequence, count, choosesToken }) => count === 1 && choosesToken && !wantsPrompt(sequence),
     );
     const rows = isDecode ? Math.min(this.#device.paddedRows(entries.length), this.#sequences) : entries.length;
     const step = this.#upload(entries, rows);
-    const sampled = isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
-    // The earliest error of the stream names the operation; downloads behind it only repeat it.
-    const [results] = await Promise.all([sampled, this.#stream.synchronized()]);
-    return entries.map(({ sequence, end }) => {
-      const row = results.get(sequence);
-      const token = row && { token: row.token, logprobs: reported(sequence, row) };
-      return { sequence, end, ...token };
-    });
+    return isDecode ? this.#decode(step, entries) : this.#mixed(step, entries);
   }
 
   forget(sequence: Sequence): void {
@@ -90,7 +99,7 @@ export class Runner {
   }
 
   /** One token of every sequence, and padding: the whole decoder in one call, from the second time on. */
-  #decode(step: Step, entries: readonly StepEntry[]) {
+  async #decode(step: Step, entries: readonly StepEntry[]): Promise<StepResults> {
     const count = step.ids.shape[0]!;
     this.#uploadRows(Int32Array.from({ length: count }, (_, row) => row));
     const rows = this.#rows.narrow(0, 0, count);
@@ -100,7 +109,7 @@ export class Runner {
     };
     if (this.#capture) this.#stream.launch(this.#graph(count, enqueue));
     else enqueue();
-    return this.#sample(this.#model.logitsView(entries.length), entries);
+    return { sampled: await this.#sample(this.#model.logitsView(entries.length), entries), prompts: new Map() };
   }
 
   #graph(count: number, enqueue: () => void): Graph {
@@ -112,15 +121,15 @@ export class Runner {
   }
 
   /** Chunks of prompts, and single tokens. */
-  async #mixed(step: Step, entries: readonly StepEntry[]) {
+  async #mixed(step: Step, entries: readonly StepEntry[]): Promise<StepResults> {
     this.#model.forward(this.#stream, step);
     const tokens = step.ids.shape[0]!;
     const last: number[] = [];
     const choosing: StepEntry[] = [];
-    const prompts: Promise<void>[] = [];
+    const parts: Promise<[Sequence, PromptPart[]]>[] = [];
     let start = 0;
     for (const entry of entries) {
-      if (wantsPrompt(entry.sequence)) prompts.push(this.#deliverPrompt(entry, tokens, start));
+      if (wantsPrompt(entry.sequence)) parts.push(this.#readPrompt(entry, tokens, start));
       start += entry.count;
       if (!entry.choosesToken) continue;
       last.push(start - 1);
@@ -128,13 +137,12 @@ export class Runner {
     }
     if (choosing.length === 0) {
       this.#chosen = new Map();
-      await Promise.all(prompts);
-      return new Map<Sequence, Sampled>();
+      return { sampled: new Map(), prompts: new Map(await Promise.all(parts)) };
     }
     this.#uploadRows(Int32Array.from(last));
     const logits = this.#model.logits(this.#stream, tokens, this.#rows.narrow(0, 0, last.length));
-    const [sampled] = await Promise.all([this.#sample(logits, choosing), ...prompts]);
-    return sampled;
+    const [sampled, ...prompts] = await Promise.all([this.#sample(logits, choosing), ...parts]);
+    return { sampled, prompts: new Map(prompts) };
   }
 
   async #sample(logits: Tensor, entries: readonly StepEntry[]): Promise<Map<Sequence, Sampled>> {
@@ -153,29 +161,28 @@ export class Runner {
   }
 
   /**
-   * Logits and log-probabilities of prompt tokens, in chunks of rows: no buffer of all of them is ever needed. Everything
+   * Logits and log-probabilities of prompt tokens, in chunks of rows: the device needs no buffer of all of them. Everything
    * is enqueued before the first wait, so that it comes before the step's other work on the same buffers.
    */
-  async #deliverPrompt(entry: StepEntry, tokens: number, start: number): Promise<void> {
+  async #readPrompt(entry: StepEntry, tokens: number, start: number): Promise<[Sequence, PromptPart[]]> {
     const { sequence, count } = entry;
     const { listener, promptLength } = sequence;
     const computed = entry.end - count;
     const end = Math.min(entry.end, promptLength);
-    const deliveries: Promise<void>[] = [];
+    const parts: Promise<PromptPart>[] = [];
     for (let first = Math.max(computed, sequence.delivered); first < end; first += this.#rows.shape[0]!) {
       const size = Math.min(this.#rows.shape[0]!, end - first);
       this.#uploadRows(Int32Array.from({ length: size }, (_, i) => start + first - computed + i));
-      const logits = this.#model.logits(this.#stream, tokens, this.#rows.narrow(0, 0, size));
-      if (listener.onPromptLogits !== undefined) deliveries.push(this.#deliverLogits(sequence, first, logits));
-      if (sequence.request.parameters.promptLogprobs !== undefined)
-        deliveries.push(this.#promptOutputs.deliver(this.#stream, sequence, first, logits));
+      const rows = this.#model.logits(this.#stream, tokens, this.#rows.narrow(0, 0, size));
+      const wantsLogprobs = sequence.request.parameters.promptLogprobs !== undefined;
+      const logits = listener.onPromptLogits && this.#stream.download(rows, new Float32Array(rows.size));
+      const logprobs = wantsLogprobs ? this.#promptOutputs.read(this.#stream, sequence, first, rows) : undefined;
+      parts.push(
+        Promise.all([logits, logprobs]).then(([logits, logprobs]) => ({ first, end: first + size, logits, logprobs })),
+      );
     }
     sequence.delivered = Math.max(sequence.delivered, end);
-    await Promise.all(deliveries);
-  }
-
-  async #deliverLogits({ listener }: Sequence, first: number, logits: Tensor): Promise<void> {
-    listener.onPromptLogits!(first, await this.#stream.download(logits, new Float32Array(logits.size)));
+    return [sequence, await Promise.all(parts)];
   }
 
   #uploadRows(rows: Int32Array): void {
@@ -285,10 +292,10 @@ class PromptOutputs {
   }
 
   /** logits f32[R, V] of the prompt's positions from `first` on. */
-  async deliver(stream: Stream, sequence: Sequence, first: number, logits: Tensor): Promise<void> {
+  async read(stream: Stream, sequence: Sequence, first: number, logits: Tensor): Promise<Logprobs[] | undefined> {
     const rows = logits.shape[0]!;
     const count = Math.min(rows, sequence.promptLength - 1 - first);
-    if (count <= 0) return;
+    if (count <= 0) return undefined;
     const width = sequence.request.parameters.promptLogprobs!;
     const targets = Int32Array.from({ length: count }, (_, i) => sequence.tokens[first + i + 1]!);
     const top = (tensor: Tensor) => (width > 0 ? tensor.narrow(0, 0, count * width).view(count, width) : undefined);
@@ -308,13 +315,12 @@ class PromptOutputs {
       args.top_ids && stream.download(args.top_ids, new Int32Array(count * width)),
       args.top_logprobs && stream.download(args.top_logprobs, new Float32Array(count * width)),
     ]);
-    const report = Array.from(targets, (token, i) => ({
+    return Array.from(targets, (token, i) => ({
       token,
       logprob: logprobs[i]!,
       rank: ranks[i]!,
       top: ids && idLogprobs ? alternatives(ids.subarray(i * width), idLogprobs.subarray(i * width), width) : [],
     }));
-    sequence.listener.onPromptLogprobs?.(first + 1, report);
   }
 
   async dispose(): Promise<void> {

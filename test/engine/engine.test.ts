@@ -1,23 +1,15 @@
 import assert from 'node:assert/strict';
 import { Qwen2Error } from '../../lib/native/errors.js';
-import type { SamplingParameters } from '../../lib/sampler/parameters.js';
-import { fixtureFolder } from '../support/checkpoints.js';
 import { EngineBench, type EngineBenchOptions, type Outcome, withEngine } from '../support/engineBench.js';
+import {
+  engineFolder as folder,
+  oneByOne,
+  promptOf,
+  submit,
+  vocabularySize,
+  type Work,
+} from '../support/engineWork.js';
 import { devicesUnderTest, isCuda, reference, requireDevice } from '../support/opBench.js';
-import { philox } from '../support/philox.js';
-
-const folder = fixtureFolder('qwen2-gqa-8h2kv');
-const vocabularySize = 512;
-
-/** A prompt of random tokens, a function of the seed. */
-const promptOf = (length: number, seed: number) =>
-  Array.from({ length }, (_, i) => philox([i, 0, 0, 3], [seed, 0])[0] % vocabularySize);
-
-interface Work extends SamplingParameters {
-  prompt: number[];
-  choice?: number;
-  priority?: number;
-}
 
 /** Greedy and seeded, with and without penalties, short and long: together they fill steps of every kind. */
 const company: Work[] = [
@@ -33,17 +25,6 @@ const company: Work[] = [
   { prompt: [...promptOf(70, 4).slice(0, 65), 8], maxTokens: 8, temperature: 1, seed: 11, priority: 1 },
   { prompt: promptOf(33, 6), maxTokens: 8, repetitionPenalty: 1.2, priority: -1 },
 ];
-
-const submit = (bench: EngineBench, { prompt, ...given }: Work) => bench.submit(prompt, given).done;
-
-/** Each by itself, one after the other. */
-async function alone(options: EngineBenchOptions): Promise<Outcome[]> {
-  return withEngine(folder, options, async (bench) => {
-    const outcomes: Outcome[] = [];
-    for (const work of company) outcomes.push(await submit(bench, work));
-    return outcomes;
-  });
-}
 
 /** @returns also how often a sequence that had begun to answer was found without its blocks */
 function together(options: EngineBenchOptions): Promise<{ outcomes: Outcome[]; putBack: number }> {
@@ -72,7 +53,7 @@ describe('engine', () => {
       let expected: Outcome[];
       before(async function () {
         requireDevice(this, { title, name: device, ...(simd && { simd }), ...rest });
-        expected = await alone(on);
+        expected = await withEngine(folder, on, (bench) => oneByOne(bench, company));
         for (const [i, { tokens, ends }] of expected.entries()) {
           assert.equal(tokens.length, company[i]!.maxTokens);
           assert.deepEqual(ends, ['length']);

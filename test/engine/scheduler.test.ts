@@ -33,6 +33,7 @@ const scenarios: fc.Arbitrary<Scenario> = fc
     priorities: fc.integer({ min: 0, max: 2 }),
     arrivals: fc.integer({ min: 1, max: 6 }),
     abortOneIn: fc.integer({ min: 0, max: 8 }),
+    failOneIn: fc.constantFrom(0, 0, 5, 50),
     stepsAhead: fc.integer({ min: 0, max: 2 }),
   })
   .map(({ tokens, sequences, ...rest }) => ({ limits: { tokens: Math.max(tokens, sequences), sequences }, ...rest }));

@@ -24,6 +24,8 @@ export interface Scenario {
   arrivals: number;
   /** One step in so many aborts a sequence; 0: none. */
   abortOneIn: number;
+  /** One step in so many fails, and with it its sequences; 0: none. */
+  failOneIn: number;
   /** Steps that are planned while one is under way. */
   stepsAhead: number;
 }
@@ -124,8 +126,19 @@ export class SchedulerSimulation {
     this.#checkBlocks();
     this.#maybeAbort();
     if (entries.length > 0) this.#underWay.push(entries);
-    if (entries.length === 0 || this.#underWay.length > this.#scenario.stepsAhead)
-      for (const entry of this.#underWay.shift() ?? []) this.#settle(entry);
+    if (entries.length === 0 || this.#underWay.length > this.#scenario.stepsAhead) this.#finish();
+  }
+
+  #finish(): void {
+    const step = this.#underWay.shift() ?? [];
+    const { failOneIn } = this.#scenario;
+    if (failOneIn === 0 || this.#random.integer(1, failOneIn) > 1) {
+      for (const entry of step) this.#settle(entry);
+      return;
+    }
+    for (const { sequence } of step) if (!sequence.ended) this.#end(sequence);
+    for (const entry of this.#underWay.flat()) this.#scheduler.takeBack(entry);
+    this.#underWay.length = 0;
   }
 
   #settle(entry: StepEntry): void {
