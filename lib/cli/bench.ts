@@ -2,9 +2,12 @@ import { readFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import { type DeviceLimits, type Model, measureDevice, Qwen2Error, type RandomModel } from '../index.js';
 import {
+  addCacheOption,
   addDeviceOptions,
   addExactOption,
   addWeightOptions,
+  type CacheArguments,
+  cacheOptions,
   type DeviceArguments,
   deviceOptions,
   type WeightArguments,
@@ -13,7 +16,7 @@ import {
 } from './options.js';
 import { gigabytes, loadWithProgress } from './terminal.js';
 
-interface BenchArguments extends DeviceArguments, WeightArguments {
+interface BenchArguments extends DeviceArguments, WeightArguments, CacheArguments {
   shape: string;
   promptTokens: number;
   newTokens: number;
@@ -38,7 +41,7 @@ export function benchCommand(): Command {
     .option('-b, --sequences <n>', 'prompts at the same time', wholeNumber, 1)
     .option('-r, --repeat <n>', 'rounds; the median counts, and one more warms up', wholeNumber, 3)
     .option('-s, --seed <n>', 'of the prompts', wholeNumber, 1);
-  return addExactOption(addWeightOptions(addDeviceOptions(command))).action(bench);
+  return addCacheOption(addExactOption(addWeightOptions(addDeviceOptions(command)))).action(bench);
 }
 
 async function bench(folder: string | undefined, options: BenchArguments): Promise<void> {
@@ -48,6 +51,7 @@ async function bench(folder: string | undefined, options: BenchArguments): Promi
   const model = await loadWithProgress(source, {
     ...deviceOptions(options),
     ...weightOptions(options),
+    ...cacheOptions(options),
     contextLength: promptTokens + newTokens,
     maxSequences: sequences,
     stepTokens: Math.max(512, sequences),

@@ -1,5 +1,6 @@
 import type { EventEmitter } from 'node:events';
 import { setImmediate } from 'node:timers/promises';
+import { KeySmoothing } from '../model/keySmoothing.js';
 import { blockSize, KvCache } from '../model/kvCache.js';
 import { type Precision, Qwen2 } from '../model/qwen2.js';
 import { StepInputs } from '../model/step.js';
@@ -56,9 +57,12 @@ export class Engine {
 
   /** @throws out_of_memory */
   static async create(parts: EngineParts): Promise<Engine> {
-    const { device, weights, plan, activation } = parts;
+    const { device, stream, weights, plan, activation } = parts;
     const { config } = weights.plan;
-    const cache = await KvCache.allocate(device, config, plan.cacheDtype, plan.cacheBlocks);
+    const { cacheDtype, cacheBlocks } = plan;
+    // Floats of 8 bits are as exact for large keys as for small ones.
+    const smoothing = cacheDtype === 'int8' ? await KeySmoothing.of(weights, device, stream) : undefined;
+    const cache = await KvCache.allocate(device, config, cacheDtype, cacheBlocks, smoothing);
     let workspace: Workspace | undefined;
     try {
       workspace = await Workspace.allocate(device, weights.plan, plan.limits, activation);

@@ -1,6 +1,7 @@
 import type { Qwen2Config } from '../checkpoint/config.js';
 import type { Device } from '../native/device.js';
 import { Tensor } from '../native/tensor.js';
+import type { KeySmoothing } from './keySmoothing.js';
 
 /** As what keys and values are held: as the activations are, or rounded to 8 bits (csrc/core/kv_cache.h). */
 export type CacheDType = 'bf16' | 'f32' | 'fp8' | 'int8';
@@ -16,18 +17,32 @@ export class KvCache {
   readonly blocks: number;
   readonly dtype: CacheDType;
   readonly layers: readonly Tensor[];
+  /** How keys are scaled before they are rounded; undefined if they are not. */
+  readonly smoothing: KeySmoothing | undefined;
 
-  private constructor(blocks: number, dtype: CacheDType, layers: readonly Tensor[]) {
+  private constructor(
+    blocks: number,
+    dtype: CacheDType,
+    layers: readonly Tensor[],
+    smoothing: KeySmoothing | undefined,
+  ) {
     this.blocks = blocks;
     this.dtype = dtype;
     this.layers = layers;
+    this.smoothing = smoothing;
   }
 
-  /** @throws out_of_memory */
-  static async allocate(device: Device, config: Qwen2Config, dtype: CacheDType, blocks: number): Promise<KvCache> {
+  /** Takes the smoothing over. @throws out_of_memory */
+  static async allocate(
+    device: Device,
+    config: Qwen2Config,
+    dtype: CacheDType,
+    blocks: number,
+    smoothing?: KeySmoothing,
+  ): Promise<KvCache> {
     const bytes = device.kvBlockBytes(dtype, config.numKvHeads, config.headDim, blockSize);
     const layers: Tensor[] = [];
-    const cache = new KvCache(blocks, dtype, layers);
+    const cache = new KvCache(blocks, dtype, layers, smoothing);
     try {
       while (layers.length < config.numHiddenLayers)
         layers.push(new Tensor(await device.allocateInBackground(blocks * bytes), 'u8', [blocks, bytes]));
@@ -44,6 +59,6 @@ export class KvCache {
   }
 
   async dispose(): Promise<void> {
-    await Promise.all(this.layers.map((layer) => layer.storage.dispose()));
+    await Promise.all([this.smoothing?.dispose(), ...this.layers.map((layer) => layer.storage.dispose())]);
   }
 }

@@ -18,6 +18,7 @@ export interface OpArguments {
     rope_table: Tensor;
     slots: Tensor;
     cache: Tensor;
+    smoothing?: Tensor | undefined;
     cache_dtype: DType;
     num_heads: number;
     num_kv_heads: number;

@@ -44,12 +44,15 @@ export class Attention {
   readonly output: Linear;
   /** u8[blocks, bytes of a block]: this layer's part of the KV cache. */
   readonly cache: Tensor;
+  /** f32[Hkv, D]: what keys are divided by and queries multiplied by. */
+  readonly smoothing: Tensor | undefined;
   readonly #shape: AttentionShape;
 
-  constructor(qkv: Projection, output: Linear, cache: Tensor, shape: AttentionShape) {
+  constructor(qkv: Projection, output: Linear, cache: Tensor, shape: AttentionShape, smoothing?: Tensor) {
     this.qkv = qkv;
     this.output = output;
     this.cache = cache;
+    this.smoothing = smoothing;
     this.#shape = shape;
   }
 
@@ -63,6 +66,7 @@ export class Attention {
       rope_table: placement.ropeTable,
       slots: placement.slots,
       cache: this.cache,
+      smoothing: this.smoothing,
       cache_dtype: cacheDtype,
       num_heads: numHeads,
       num_kv_heads: numKvHeads,

@@ -29,6 +29,7 @@ const declared: {
     rope_table: 'tensor',
     slots: 'tensor',
     cache: 'tensor',
+    smoothing: 'optionalTensor',
     cache_dtype: 'dtype',
     num_heads: 'number',
     num_kv_heads: 'number',

@@ -25,6 +25,8 @@ interface Case extends KvShape {
   slots: readonly number[];
   /** Elements between rows of qkv and of the table beyond their length. */
   gap?: number;
+  /** Whether keys are divided by factors, and queries multiplied. */
+  smoothed?: boolean;
 }
 
 const block16 = { blockSize: 16, blocks: 3 };
@@ -63,6 +65,17 @@ const cases: Case[] = [
   { title: '0.5B', heads: 14, kvHeads: 2, headDim: 64, ...block16, slots: [20, 21, 22] },
   { title: '7B', heads: 28, kvHeads: 4, headDim: 128, ...block16, slots: [15, 16] },
   { title: '72B', heads: 64, kvHeads: 8, headDim: 128, ...block16, slots: [31, 8] },
+  {
+    title: '7B, smoothed',
+    heads: 28,
+    kvHeads: 4,
+    headDim: 128,
+    ...block16,
+    slots: [15, -1, 16],
+    gap: 3,
+    smoothed: true,
+  },
+  { title: 'narrow heads, smoothed', heads: 6, kvHeads: 3, headDim: 10, ...block16, slots: [4, 5], smoothed: true },
   { title: 'the widest head', heads: 2, kvHeads: 1, headDim: 256, ...block16, slots: [9] },
 ];
 
@@ -77,6 +90,7 @@ function prepare(bench: OpBench, dtype: Activation, given: Case, cacheDtype: Cac
     rope_table: bench.from('f32', [T, headDim], table, headDim + gap),
     slots: bench.from('i32', [T], slots),
     cache: emptyCache(bench, cacheDtype, blocks, given),
+    smoothing: given.smoothed ? bench.from('f32', [kvHeads, headDim], factorsOf(given), headDim + gap) : undefined,
     cache_dtype: cacheDtype,
     num_heads: heads,
     num_kv_heads: kvHeads,
@@ -99,6 +113,15 @@ function valuesOf(given: Case) {
   return { qkv: uniforms(T * width(given), given.headDim), table };
 }
 
+const largestFactor = 16;
+/** Powers of two from 1/2 on. */
+function factorsOf({ kvHeads, headDim }: Case): Float64Array {
+  return Float64Array.from(
+    uniforms(kvHeads * headDim, 11),
+    (x) => 2 ** Math.min(Math.log2(largestFactor), Math.max(-1, Math.round(2 * x))),
+  );
+}
+
 /** Row t of the step, by heads: as it is held, and rotated. */
 function tokenOf(given: Case, dtype: Activation, t: number) {
   const { heads, kvHeads, headDim: D } = given;
@@ -108,23 +131,26 @@ function tokenOf(given: Case, dtype: Activation, t: number) {
   const rotated = (head: number) => rotate(row.subarray(head * D, (head + 1) * D), cos, sin);
   const concatenate = (from: number, count: number) =>
     Float64Array.from(Array.from({ length: count }, (_, h) => [...rotated(from + h)]).flat());
+  const factors = given.smoothed ? factorsOf(given) : new Float64Array(kvHeads * D).fill(1);
+  const ofQuery = (i: number) => factors[Math.floor(i / D / (heads / kvHeads)) * D + (i % D)]!;
   return {
-    query: concatenate(0, heads),
-    key: concatenate(heads, kvHeads),
+    query: concatenate(0, heads).map((x, i) => x * ofQuery(i)),
+    key: concatenate(heads, kvHeads).map((x, i) => x / factors[i]!),
     unrotated: row.subarray(heads * D),
     value: row.subarray((heads + kvHeads) * D),
   };
 }
 
 /** Two products and a sum in fp32, of at most twice the largest element, then one rounding. */
-const tolerance = (dtype: Activation, expected: Float64Array) => {
-  const largest = expected.reduce((most, x) => Math.max(most, Math.abs(x)), 2);
+const tolerance = (dtype: Activation, expected: Float64Array, { smoothed = false } = {}) => {
+  const largest = expected.reduce((most, x) => Math.max(most, Math.abs(x)), 2) * (smoothed ? largestFactor : 1);
   return (i: number) => afterRounding(dtype, expected[i]!, 3 * 2 ** -24 * largest);
 };
 
 /** Of a key in the cache: one of 8 bits is half a step further off, and steps of its scale may be a little larger. */
-function keyTolerance(dtype: Activation, cacheDtype: CacheDType, key: Float64Array, headDim: number) {
-  const exact = tolerance(dtype, key);
+function keyTolerance(dtype: Activation, cacheDtype: CacheDType, key: Float64Array, given: Case) {
+  const { headDim } = given;
+  const exact = tolerance(dtype, key, given);
   if (!isRounded(cacheDtype)) return exact;
   const headOf = (i: number) => key.subarray(i - (i % headDim), i - (i % headDim) + headDim);
   const largestOf = (i: number) => headOf(i).reduce((most, x) => Math.max(most, Math.abs(x)), 0);
@@ -161,14 +187,14 @@ async function assertAsModelled(
     assert.equal(elementsSeen, written.length * 2 * given.kvHeads * given.headDim, 'no two elements share a place');
     for (const [i, { t }] of written.entries()) {
       const { key, value } = tokenOf(given, dtype, t);
-      assertClose(tokens[i]!.key, key, keyTolerance(dtype, cacheDtype, key, given.headDim), `key of token ${t}`);
+      assertClose(tokens[i]!.key, key, keyTolerance(dtype, cacheDtype, key, given), `key of token ${t}`);
       assertSameBits(tokens[i]!.value, heldInCache(cacheDtype, value, given.headDim), `value of token ${t}`);
     }
     const qkv = await bench.read(args.qkv);
     for (const t of given.slots.keys()) {
       const { query, unrotated } = tokenOf(given, dtype, t);
       const row = qkv.subarray(t * width(given), (t + 1) * width(given));
-      assertClose(row.subarray(0, query.length), query, tolerance(dtype, query), `queries of token ${t}`);
+      assertClose(row.subarray(0, query.length), query, tolerance(dtype, query, given), `queries of token ${t}`);
       assertSameBits(row.subarray(query.length), unrotated, `keys and values of token ${t} in qkv`);
     }
     await bench.requireGapsUntouched(args.qkv);
@@ -315,6 +341,11 @@ describeContract({
       title: 'a table of half the width',
       change: (bench) => ({ rope_table: bench.empty('f32', [3, 3]) }),
       says: /rope_table must be \[T=3, D=6\]: D is set by head_dim/,
+    },
+    {
+      title: 'factors for query heads',
+      change: (bench) => ({ smoothing: bench.empty('f32', [4, 6]) }),
+      says: /smoothing must be \[Hkv=2, D=6\]: Hkv is set by num_kv_heads/,
     },
     {
       title: 'a cache that starts at an odd byte',

@@ -13,8 +13,13 @@ constexpr int max_pairs = max_head_dim / 2 / warp_size;  // of a head, a lane ha
 struct Shape {
   int64_t heads, head_dim, block_stride;  // of the cache, in bytes
   KvBlock block;
+  Rows<const float> smoothing;  // of no data: none
 
   __device__ int64_t half() const { return head_dim / 2; }
+  // The factors of a KV head, or null.
+  __device__ const float* smoothing_of(int64_t kv_head) const {
+    return smoothing.data == nullptr ? nullptr : smoothing.row(kv_head);
+  }
 };
 
 // Where the cache keeps a token; nowhere if block is null.
@@ -45,6 +50,14 @@ __device__ inline Pair rotate(const Pair& x, const float* turns, int64_t j, int6
   const float cosine = turns[j], sine = turns[half + j];
   return {x.low * cosine - x.high * sine, x.high * cosine + x.low * sine};
 }
+__device__ inline Pair rotate_query(const Pair& x, const float* turns, const float* smoothing, int64_t j, int64_t half) {
+  const Pair turned = rotate(x, turns, j, half);
+  return smoothing == nullptr ? turned : Pair{turned.low * smoothing[j], turned.high * smoothing[half + j]};
+}
+__device__ inline Pair rotate_key(const Pair& x, const float* turns, const float* smoothing, int64_t j, int64_t half) {
+  const Pair turned = rotate(x, turns, j, half);
+  return smoothing == nullptr ? turned : Pair{turned.low / smoothing[j], turned.high / smoothing[half + j]};
+}
 __device__ inline void store_pair(bf16* head, int64_t j, int64_t half, const Pair& x) {
   store_float(head + j, x.low);
   store_float(head + half + j, x.high);
@@ -55,7 +68,7 @@ __global__ void __launch_bounds__(threads)
     rope_and_cache_kernel(Rows<bf16> qkv, Rows<const float> table, const int32_t* slots, char* cache,
                           int64_t cache_blocks, Shape shape, ErrorSlot outside) {
   griddepcontrol_wait();
-  const int64_t half = shape.half(), kv_heads = shape.block.kv_heads;
+  const int64_t half = shape.half(), kv_heads = shape.block.kv_heads, group = shape.heads / kv_heads;
   const Slot slot = find_slot(slots, cache, cache_blocks, shape, outside);
   auto* vectors = reinterpret_cast<bf16*>(slot.block);
   bf16* token = qkv.row(blockIdx.x);
@@ -63,10 +76,13 @@ __global__ void __launch_bounds__(threads)
   for (int64_t i = threadIdx.x; i < (shape.heads + 2 * kv_heads) * half; i += threads) {
     const int64_t head = i / half, j = i % half, kv_head = head - shape.heads;  // values follow keys in both
     bf16* x = token + head * shape.head_dim;
-    if (kv_head >= 0 && vectors == nullptr) continue;
-    bf16* out = kv_head < 0 ? x : vectors + shape.block.key(kv_head, slot.place) * shape.head_dim;
-    const Pair pair = load_pair(x, j, half);
-    store_pair(out, j, half, kv_head < kv_heads ? rotate(pair, turns, j, half) : pair);
+    Pair pair = load_pair(x, j, half);
+    if (kv_head < 0) {
+      store_pair(x, j, half, rotate_query(pair, turns, shape.smoothing_of(head / group), j, half));
+    } else if (vectors != nullptr) {
+      if (kv_head < kv_heads) pair = rotate_key(pair, turns, shape.smoothing_of(kv_head), j, half);
+      store_pair(vectors + shape.block.key(kv_head, slot.place) * shape.head_dim, j, half, pair);
+    }
   }
 }
 
@@ -102,13 +118,14 @@ __global__ void __launch_bounds__(threads)
     rope_and_quantize_kernel(Rows<bf16> qkv, Rows<const float> table, const int32_t* slots, char* cache,
                              int64_t cache_blocks, Shape shape, ErrorSlot outside) {
   griddepcontrol_wait();
-  const int64_t half = shape.half(), kv_heads = shape.block.kv_heads;
+  const int64_t half = shape.half(), kv_heads = shape.block.kv_heads, group = shape.heads / kv_heads;
   const Slot slot = find_slot(slots, cache, cache_blocks, shape, outside);
   bf16* token = qkv.row(blockIdx.x);
   const float* turns = table.row(blockIdx.x);
   for (int64_t i = threadIdx.x; i < shape.heads * half; i += threads) {
-    bf16* head = token + i / half * shape.head_dim;
-    store_pair(head, i % half, half, rotate(load_pair(head, i % half, half), turns, i % half, half));
+    const int64_t head = i / half, j = i % half;
+    bf16* x = token + head * shape.head_dim;
+    store_pair(x, j, half, rotate_query(load_pair(x, j, half), turns, shape.smoothing_of(head / group), j, half));
   }
   if (slot.block == nullptr) return;
   auto* bytes = reinterpret_cast<uint8_t*>(slot.block);
@@ -123,7 +140,7 @@ __global__ void __launch_bounds__(threads)
       if (j >= half) break;
       pairs[i] = load_pair(x, j, half);
       if (!is_key) continue;
-      const Pair turned = rotate(pairs[i], turns, j, half);
+      const Pair turned = rotate_key(pairs[i], turns, shape.smoothing_of(kv_head), j, half);
       pairs[i] = {as_bf16(turned.low), as_bf16(turned.high)};
     }
     const int64_t vector = shape.block.key(kv_head, slot.place);
@@ -148,8 +165,13 @@ void rope_and_cache(Context& context, const RopeAndCacheArgs& args) {
   require_bf16("rope_and_cache", args.qkv);
   const int64_t tokens = args.qkv.shape[0];
   if (tokens == 0) return;
-  const Shape shape{args.num_heads, args.head_dim, args.cache.strides[0],
-                    {args.num_kv_heads, args.head_dim, args.block_size}};
+  const Shape shape{
+      .heads = args.num_heads,
+      .head_dim = args.head_dim,
+      .block_stride = args.cache.strides[0],
+      .block = {args.num_kv_heads, args.head_dim, args.block_size},
+      .smoothing = args.smoothing.present() ? rows_of<const float>(args.smoothing) : Rows<const float>{},
+  };
   launch(context, kernel_for(args.cache_dtype),
          {.blocks = static_cast<unsigned>(tokens), .threads = threads, .dependent = true}, rows_of<bf16>(args.qkv),
          rows_of<const float>(args.rope_table), args.slots.as<int32_t>(), args.cache.as<char>(), args.cache.shape[0],

@@ -5,15 +5,33 @@
 namespace qwen2::cpu::QWEN2_SIMD {
 namespace {
 
-// out = x rotated by the row [cos | sin] of the table; out may be x.
-void rotate(const bf16* x, const float* table, bf16* out, int64_t D) {
+// out[j] = finish(x[j], j) with x rotated by the row [cos | sin] of the table; out may be x.
+template <typename Finish>
+void rotate(const bf16* x, const float* table, bf16* out, int64_t D, const Finish& finish) {
   const int64_t half = D / 2;
   for (int64_t j = 0; j < half; j += lanes) {
     const int count = static_cast<int>(half - j < lanes ? half - j : lanes);
     const F32 a = load(x + j, count), b = load(x + half + j, count);
     const F32 cos = load(table + j, count), sin = load(table + half + j, count);
-    store(out + j, sub(mul(a, cos), mul(b, sin)), count);
-    store(out + half + j, add(mul(b, cos), mul(a, sin)), count);
+    store(out + j, finish(sub(mul(a, cos), mul(b, sin)), j, count), count);
+    store(out + half + j, finish(add(mul(b, cos), mul(a, sin)), half + j, count), count);
+  }
+}
+
+// smoothing: the factors of the KV head, or null.
+void rotate_query(bf16* x, const float* table, const float* smoothing, int64_t D) {
+  if (smoothing == nullptr) {
+    rotate(x, table, x, D, [](F32 v, int64_t, int) { return v; });
+  } else {
+    rotate(x, table, x, D, [&](F32 v, int64_t j, int count) { return mul(v, load(smoothing + j, count)); });
+  }
+}
+
+void rotate_key(const bf16* x, const float* table, const float* smoothing, bf16* out, int64_t D) {
+  if (smoothing == nullptr) {
+    rotate(x, table, out, D, [](F32 v, int64_t, int) { return v; });
+  } else {
+    rotate(x, table, out, D, [&](F32 v, int64_t j, int count) { return div(v, load(smoothing + j, count)); });
   }
 }
 
@@ -77,7 +95,10 @@ void rope_and_cache(Context& context, const RopeAndCacheArgs& args) {
       const bf16* k = q + Hq * D;
       const bf16* v = k + Hkv * D;
       const float* table = args.rope_table.row<float>(t);
-      for (int64_t h = 0; h < Hq; ++h) rotate(q + h * D, table, q + h * D, D);
+      const auto smoothing = [&](int64_t kv_head) {
+        return args.smoothing.present() ? args.smoothing.row<float>(kv_head) : nullptr;
+      };
+      for (int64_t h = 0; h < Hq; ++h) rotate_query(q + h * D, table, smoothing(h / (Hq / Hkv)), D);
       const int32_t slot = args.slots.as<int32_t>()[t];
       if (slot < -1 || slot >= slots)
         fail("invalid_argument", "slots[%lld] = %d is outside the cache of %lld slots", static_cast<long long>(t), slot,
@@ -85,7 +106,7 @@ void rope_and_cache(Context& context, const RopeAndCacheArgs& args) {
       if (slot == -1) continue;
       uint8_t* block = args.cache.row<uint8_t>(slot / args.block_size);
       for (int64_t h = 0; h < Hkv; ++h) {
-        rotate(k + h * D, table, rotated, D);
+        rotate_key(k + h * D, table, smoothing(h), rotated, D);
         const Place place{layout, h, slot % args.block_size};
         if (args.cache_dtype == DType::int8) {
           write_quantized<Int8Kv>(rotated, v + h * D, block, place);
