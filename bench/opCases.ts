@@ -1,3 +1,4 @@
+import type { CacheDType } from '../lib/model/kvCache.js';
 import { bf16Weight, type WeightType } from '../lib/native/device.js';
 import type { Operands } from './operands.js';
 
@@ -82,6 +83,8 @@ export function opCases(size: 'small' | 'large'): OpCase[] {
         [64, 1024],
       ],
     ),
+    decode(shapes['72b'], 64, 8192, 'fp8'),
+    decode(shapes['72b'], 64, 8192, 'int8'),
     prefill(shapes['72b'], 8192),
     prefill(shapes['7b'], 2048),
     prefill(shapes['0.5b'], 2048),
@@ -186,22 +189,29 @@ function norm({ name, hidden }: Shape, T: number): OpCase {
 }
 
 /** Attention of `B` sequences with `queries` tokens each, the last of their `context`. */
-function attention(name: string, shape: Shape, B: number, queries: number, context: number): OpCase {
+function attention(
+  name: string,
+  shape: Shape,
+  { sequences: B, queries, context }: { sequences: number; queries: number; context: number },
+  cacheDtype: CacheDType = 'bf16',
+): OpCase {
   const { heads, kvHeads, headDim } = shape;
   const T = B * queries;
   const blocksOfOne = Math.ceil(context / blockSize);
   // Query i of a sequence sees all keys but those behind it.
   const pairs = B * (queries * context - (queries * (queries - 1)) / 2);
+  const vectorBytes = cacheDtype === 'bf16' ? 2 * headDim : headDim + 4;
+  const bytes = 2 * B * context * kvHeads * vectorBytes + 4 * T * heads * headDim;
   return {
     name,
-    memoryBytes: 4 * B * context * kvHeads * headDim + 4 * T * heads * headDim,
-    bytes: 4 * B * context * kvHeads * headDim + 4 * T * heads * headDim,
+    memoryBytes: bytes,
+    bytes,
     operations: 4 * pairs * heads * headDim,
     prepare(operands) {
       const blocks = B * blocksOfOne;
       const args = {
         q: operands.random('bf16', [T, heads * headDim]),
-        cache: operands.cache(blocks, kvHeads, headDim, blockSize),
+        cache: operands.cache(cacheDtype, blocks, kvHeads, headDim, blockSize),
         // Blocks of sequences lie between each other, as they do when sequences grow together.
         block_tables: operands.integers(
           [B, blocksOfOne],
@@ -213,6 +223,7 @@ function attention(name: string, shape: Shape, B: number, queries: number, conte
         ),
         context_lengths: operands.integers([B], new Int32Array(B).fill(context)),
         out: operands.empty('bf16', [T, heads * headDim]),
+        cache_dtype: cacheDtype,
         num_kv_heads: kvHeads,
         head_dim: headDim,
         block_size: blockSize,
@@ -224,11 +235,16 @@ function attention(name: string, shape: Shape, B: number, queries: number, conte
   };
 }
 
-const decode = (shape: Shape, B: number, context: number) =>
-  attention(`${shape.name} decode attention B=${B} context=${context}`, shape, B, 1, context);
+const decode = (shape: Shape, sequences: number, context: number, cacheDtype: CacheDType = 'bf16') =>
+  attention(
+    `${shape.name} decode attention B=${sequences} context=${context}${cacheDtype === 'bf16' ? '' : ` ${cacheDtype}`}`,
+    shape,
+    { sequences, queries: 1, context },
+    cacheDtype,
+  );
 
 const prefill = (shape: Shape, context: number) =>
-  attention(`${shape.name} prefill attention ${context}`, shape, 1, context, context);
+  attention(`${shape.name} prefill attention ${context}`, shape, { sequences: 1, queries: context, context });
 
 /** Temperature, top-k and top-p as Qwen2's generation_config.json has them. */
 function sample({ name, vocabulary: V }: Shape, B: number): OpCase {

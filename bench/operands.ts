@@ -1,3 +1,4 @@
+import type { CacheDType } from '../lib/model/kvCache.js';
 import { bf16Weight, type Device, type WeightType } from '../lib/native/device.js';
 import type { Stream } from '../lib/native/stream.js';
 import { type DType, type Layout, Tensor } from '../lib/native/tensor.js';
@@ -46,9 +47,9 @@ export class Operands {
     return tensor;
   }
 
-  /** A KV cache whose every element is a number: random bits could be NaN. */
-  cache(blocks: number, kvHeads: number, headDim: number, blockSize: number): Tensor {
-    const bytes = this.device.kvBlockBytes('bf16', kvHeads, headDim, blockSize);
+  /** A KV cache whose every element, and scale, is a number: random bits could be NaN. */
+  cache(dtype: CacheDType, blocks: number, kvHeads: number, headDim: number, blockSize: number): Tensor {
+    const bytes = this.device.kvBlockBytes(dtype, kvHeads, headDim, blockSize);
     const storage = this.device.allocate(blocks * bytes);
     const cache = this.#keep(new Tensor(storage, 'u8', [blocks, bytes]));
     this.#fill(new Tensor(storage, 'bf16', [(blocks * bytes) / 2]), 1, 0);

@@ -9,16 +9,21 @@ export {
 export type { Qwen2Config } from './checkpoint/config.js';
 export type { GenerationConfig } from './checkpoint/generationConfig.js';
 export type { LoadProgress } from './checkpoint/loader.js';
-export type { EngineOptions } from './engine/memory.js';
+export type { EngineOptions, KvCacheOptions } from './engine/memory.js';
 export type { FinishReason, Logprobs, TokenLogprob } from './engine/sequence.js';
 export type { EndEvent, EngineEvents, EngineStats, HistogramSnapshot, StepEvent } from './engine/statistics.js';
 export type { ChoiceResult, Piece } from './generation/choice.js';
 export type { Generation, GenerationResult, Usage } from './generation/generation.js';
-export { type CheckpointSummary, type DeviceFit, inspectCheckpoint } from './generation/inspect.js';
+export {
+  type CheckpointSummary,
+  type DeviceFit,
+  type InspectOptions,
+  inspectCheckpoint,
+} from './generation/inspect.js';
 export { type LoadOptions, loadModel, type RandomModel, type WeightOptions } from './generation/loadModel.js';
 export type { GenerateOptions, Model, ModelMemory, Prompt, Score } from './generation/model.js';
 export type { DeviceLimits } from './native/addon.js';
-export { type DeviceOptions, type DeviceStatus, listDevices, measureDevice } from './native/device.js';
+export { type DeviceOptions, type DeviceStatus, defaultDevice, listDevices, measureDevice } from './native/device.js';
 export { Qwen2Error, type Qwen2ErrorCode } from './native/errors.js';
 export {
   type QuantizeOptions,

@@ -127,7 +127,7 @@ class Addon : public Napi::Addon<Addon> {
 
   // [{ name, fields: [{ name, type }] }], in the order of their numbers.
   Napi::Value operations(const Napi::CallbackInfo& info) {
-    static constexpr const char* types[] = {"tensor", "optionalTensor", "i32", "f32"};
+    static constexpr const char* types[] = {"tensor", "optionalTensor", "i32", "f32", "dtype"};
     Napi::Array list = Napi::Array::New(info.Env());
     for (const OpInfo& op : op_table()) {
       Napi::Array fields = Napi::Array::New(info.Env());

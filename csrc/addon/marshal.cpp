@@ -90,6 +90,9 @@ OpCall read_call(const Device& device, uint32_t op_index, const double* numbers,
       const auto value = static_cast<int32_t>(whole(op, field, *numbers++, std::numeric_limits<int32_t>::min(),
                                                     std::numeric_limits<int32_t>::max()));
       std::memcpy(at, &value, sizeof value);
+    } else if (field.type == FieldType::dtype) {
+      const auto value = static_cast<DType>(whole(op, field, *numbers++, 0, static_cast<double>(last_dtype)));
+      std::memcpy(at, &value, sizeof value);
     } else {
       const auto value = static_cast<float>(*numbers++);
       std::memcpy(at, &value, sizeof value);

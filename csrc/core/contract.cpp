@@ -5,6 +5,7 @@
 
 #include "core/describe.h"
 #include "core/error.h"
+#include "core/kv_cache.h"
 
 namespace qwen2 {
 namespace {
@@ -52,7 +53,8 @@ struct Rows {
 
 std::string DTypes::to_string() const {
   std::string text;
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::i32, DType::u8, DType::int4, DType::int8}) {
+  for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::i32, DType::u8, DType::int4, DType::int8,
+                      DType::fp8}) {
     if (!contains(dtype)) continue;
     if (!text.empty()) text += " or ";
     text += name_of(dtype);
@@ -99,11 +101,15 @@ void Contract::kv_shape(int32_t kv_heads, int32_t head_dim, int32_t block_size) 
           "block_size must be a multiple of 16, at most %d", max_block_size);
 }
 
-void Contract::kv_cache(const char* name, const Tensor& t, DType dtype, int32_t kv_heads, int32_t head_dim,
-                        int32_t block_size) {
+void Contract::kv_cache(const char* name, const Tensor& t, DType dtype, DType activations, int32_t kv_heads,
+                        int32_t head_dim, int32_t block_size) {
+  require(dtype == activations || is_quantized_cache(dtype), "cache_dtype must be fp8, int8, or %s as the activations",
+          name_of(activations));
+  require(!is_quantized_cache(dtype) || head_dim % quantized_head_dim == 0,
+          "head_dim must be a multiple of %d for a cache of %s", static_cast<int>(quantized_head_dim), name_of(dtype));
   const uint64_t bytes = device_.api().kv_block_bytes(device_.handle(), static_cast<int32_t>(dtype), kv_heads, head_dim,
                                                       block_size);
-  Dim blocks("blocks"), block_bytes("kv_block_bytes", static_cast<int64_t>(bytes), "heads, head_dim and block_size");
+  Dim blocks("blocks"), block_bytes("kv_block_bytes", static_cast<int64_t>(bytes), "cache_dtype, heads, head_dim and block_size");
   tensor(name, t, {&blocks, &block_bytes}, DType::u8);
   constexpr int64_t alignment = 16;
   require(reinterpret_cast<uintptr_t>(t.data) % alignment == 0 && (t.shape[0] <= 1 || t.strides[0] % alignment == 0),

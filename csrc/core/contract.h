@@ -37,10 +37,6 @@ constexpr DTypes operator|(DType a, DType b) { return DTypes(a) | DTypes(b); }
 // Activations are bf16; `reference` also computes in f32, which is how model code is held to tight tolerances.
 inline constexpr DTypes activation = DType::bf16 | DType::f32;
 
-// Bounds that keep the sizes computed from them far from overflow.
-inline constexpr int32_t max_head_dim = 256;
-inline constexpr int32_t max_block_size = 4096;
-
 class Contract {
  public:
   Contract(const Device& device, const OpInfo& op, const void* args) : device_(device), op_(op), args_(args) {}
@@ -52,10 +48,10 @@ class Contract {
   void weight(const char* name, const Tensor& t, std::initializer_list<Dim*> shape, DTypes dtypes, Layout layout);
   // x[T, K] · weight[N, K]ᵀ + bias[N] → out[T, N], of the dtype of x or f32; out is alone.
   void product(const Tensor& x, const Tensor& weight, DType weight_dtype, const OptionalTensor& bias, const Tensor& out);
-  // What a block of the KV cache holds: checked before kv_cache, which measures the device's blocks for activations of
-  // `dtype`.
+  // What a block of the KV cache holds: checked before kv_cache, which measures the device's blocks of `dtype`.
   void kv_shape(int32_t kv_heads, int32_t head_dim, int32_t block_size);
-  void kv_cache(const char* name, const Tensor& t, DType dtype, int32_t kv_heads, int32_t head_dim, int32_t block_size);
+  void kv_cache(const char* name, const Tensor& t, DType dtype, DType activations, int32_t kv_heads, int32_t head_dim,
+                int32_t block_size);
   void same_dtype(const char* a_name, const Tensor& a, const char* b_name, const Tensor& b);
   // What an operation writes overlaps nothing else that it is given: a kernel may read its arguments, indices that it has
   // checked among them, while it writes. Rows may lie in the gaps between other rows.

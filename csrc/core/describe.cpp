@@ -46,6 +46,9 @@ std::string describe_call(const OpInfo& op, const void* args) {
         std::snprintf(number, sizeof number, "%g", static_cast<double>(*reinterpret_cast<const float*>(at)));
         text += number;
         break;
+      case FieldType::dtype:
+        text += name_of(*reinterpret_cast<const DType*>(at));
+        break;
     }
   }
   return text + ")";

@@ -10,7 +10,7 @@
 namespace qwen2 {
 
 // Rises with every change of this file, of Tensor, or of the order or arguments of the operations.
-constexpr uint32_t device_api_version = 6;
+constexpr uint32_t device_api_version = 7;
 
 struct DeviceOptions {
   int32_t index;        // which of several devices of the kind
@@ -46,7 +46,7 @@ struct DeviceApi {
   // Bytes of a weight [rows, columns] in the layouts that the pack operations of its dtype (bf16, int4, int8) write;
   // `group` is the tensor's.
   uint64_t (*packed_bytes)(void* device, int32_t dtype, int64_t rows, int64_t columns, int32_t group);
-  // Bytes of one block of the KV cache of one layer: keys and values of block_size tokens.
+  // Bytes of one block of the KV cache of one layer: keys and values of block_size tokens, held as `dtype`.
   uint64_t (*kv_block_bytes)(void* device, int32_t dtype, int32_t kv_heads, int32_t head_dim, int32_t block_size);
 
   // A context executes one stream's work, called by that stream's thread only.

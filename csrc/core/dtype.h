@@ -14,10 +14,12 @@
 namespace qwen2 {
 
 // int4 and int8 are what a packed weight holds: whole numbers with a scale, and a zero for int4, for each group of columns
-// of a row. They exist in packed layouts only.
-enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, i32 = 3, u8 = 4, int4 = 5, int8 = 6 };
-constexpr DType last_dtype = DType::int8;
+// of a row. fp8 and int8 are what a KV cache holds beside the activations' dtypes (core/kv_cache.h). All three exist in
+// layouts of the devices' own only.
+enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, i32 = 3, u8 = 4, int4 = 5, int8 = 6, fp8 = 7 };
+constexpr DType last_dtype = DType::fp8;
 
+// Of a packed weight.
 constexpr bool is_quantized(DType dtype) { return dtype == DType::int4 || dtype == DType::int8; }
 
 // Columns that may share a scale.
@@ -35,12 +37,14 @@ constexpr int64_t size_of(DType dtype) {
     case DType::u8:
     case DType::int4:
     case DType::int8:
+    case DType::fp8:
       return 1;
   }
   return 0;
 }
 
-constexpr const char* name_of(DType dtype) {
+// Static, as what is below: compiled for several instruction sets.
+static constexpr const char* name_of(DType dtype) {
   switch (dtype) {
     case DType::f32:
       return "f32";
@@ -56,6 +60,8 @@ constexpr const char* name_of(DType dtype) {
       return "int4";
     case DType::int8:
       return "int8";
+    case DType::fp8:
+      return "fp8";
   }
   return "?";
 }

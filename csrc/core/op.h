@@ -13,7 +13,7 @@ namespace qwen2 {
 
 class Contract;
 
-enum class FieldType : int32_t { tensor = 0, optional_tensor = 1, i32 = 2, f32 = 3 };
+enum class FieldType : int32_t { tensor = 0, optional_tensor = 1, i32 = 2, f32 = 3, dtype = 4 };
 
 struct Field {
   const char* name;
@@ -27,6 +27,7 @@ constexpr FieldType field_type() {
   if constexpr (std::is_same_v<T, Tensor>) return FieldType::tensor;
   if constexpr (std::is_same_v<T, int32_t>) return FieldType::i32;
   if constexpr (std::is_same_v<T, float>) return FieldType::f32;
+  if constexpr (std::is_same_v<T, DType>) return FieldType::dtype;
 }
 
 struct OpInfo {

@@ -84,9 +84,9 @@ uint64_t packed_bytes(void*, int32_t dtype, int64_t rows, int64_t columns, int32
   return round_up(rows, 64) * round_up(columns, 2) * sizeof(bf16);
 }
 
-uint64_t kv_block_bytes(void*, int32_t, int32_t kv_heads, int32_t head_dim, int32_t block_size) {
+uint64_t kv_block_bytes(void*, int32_t dtype, int32_t kv_heads, int32_t head_dim, int32_t block_size) {
   const KvBlock block{kv_heads, head_dim, block_size};
-  return static_cast<uint64_t>(block.elements()) * sizeof(bf16);
+  return kv_bytes(static_cast<DType>(dtype), block.elements(), block.scales());
 }
 
 int32_t create_context(void* device, void** context, char* error, uint32_t error_size) {

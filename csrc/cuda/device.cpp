@@ -5,6 +5,7 @@
 
 #include "core/guard.h"
 #include "cuda/context.h"
+#include "cuda/kv_cache.h"
 #include "cuda/limits.h"
 #include "cuda/quantized.h"
 #include "cuda/status.h"
@@ -108,10 +109,9 @@ uint64_t packed_bytes(void*, int32_t dtype, int64_t rows, int64_t columns, int32
   return static_cast<uint64_t>((rows + 15) / 16 * 16) * static_cast<uint64_t>(columns) * sizeof(bf16);
 }
 
-// [keys and values][kv_heads][block_size][head_dim]
-uint64_t kv_block_bytes(void*, int32_t, int32_t kv_heads, int32_t head_dim, int32_t block_size) {
-  return uint64_t{2} * sizeof(bf16) * static_cast<uint64_t>(kv_heads) * static_cast<uint64_t>(head_dim) *
-         static_cast<uint64_t>(block_size);
+uint64_t kv_block_bytes(void*, int32_t dtype, int32_t kv_heads, int32_t head_dim, int32_t block_size) {
+  const KvBlock block{kv_heads, head_dim, block_size};
+  return kv_bytes(static_cast<DType>(dtype), block.elements(), block.scales());
 }
 
 int32_t create_context(void* device, void** context, char* error, uint32_t error_size) {

@@ -5,6 +5,7 @@
 
 #include "core/guard.h"
 #include "core/host_memory.h"
+#include "reference/kv_cache.h"
 
 namespace qwen2::reference {
 namespace {
@@ -41,10 +42,8 @@ uint64_t packed_bytes(void*, int32_t dtype, int64_t rows, int64_t columns, int32
   return elements * sizeof(bf16);
 }
 
-// [keys and values][kv_heads][block_size][head_dim]
 uint64_t kv_block_bytes(void*, int32_t dtype, int32_t kv_heads, int32_t head_dim, int32_t block_size) {
-  return uint64_t{2} * static_cast<uint64_t>(size_of(static_cast<DType>(dtype))) * static_cast<uint64_t>(kv_heads) *
-         static_cast<uint64_t>(head_dim) * static_cast<uint64_t>(block_size);
+  return KvBlock{static_cast<DType>(dtype), kv_heads, head_dim, block_size}.bytes();
 }
 
 int32_t create_context(void* device, void** context, char*, uint32_t) {

@@ -3,9 +3,12 @@ import { Command } from 'commander';
 import { type DeviceLimits, type Model, measureDevice, Qwen2Error, type RandomModel } from '../index.js';
 import {
   addBatchInvariantOption,
+  addCacheOption,
   addDeviceOptions,
   addExactOption,
   addWeightOptions,
+  type CacheArguments,
+  cacheOptions,
   type DeviceArguments,
   deviceOptions,
   type WeightArguments,
@@ -14,7 +17,7 @@ import {
 } from './options.js';
 import { gigabytes, loadWithProgress } from './terminal.js';
 
-interface BenchArguments extends DeviceArguments, WeightArguments {
+interface BenchArguments extends DeviceArguments, WeightArguments, CacheArguments {
   shape: string;
   promptTokens: number;
   newTokens: number;
@@ -40,7 +43,9 @@ export function benchCommand(): Command {
     .option('-b, --sequences <n>', 'prompts at the same time', wholeNumber, 1)
     .option('-r, --repeat <n>', 'rounds; the median counts, and one more warms up', wholeNumber, 3)
     .option('-s, --seed <n>', 'of the prompts', wholeNumber, 1);
-  return addBatchInvariantOption(addExactOption(addWeightOptions(addDeviceOptions(command)))).action(bench);
+  return addBatchInvariantOption(addCacheOption(addExactOption(addWeightOptions(addDeviceOptions(command))))).action(
+    bench,
+  );
 }
 
 async function bench(folder: string | undefined, options: BenchArguments): Promise<void> {
@@ -50,6 +55,7 @@ async function bench(folder: string | undefined, options: BenchArguments): Promi
   const model = await loadWithProgress(source, {
     ...deviceOptions(options),
     ...weightOptions(options),
+    ...cacheOptions(options),
     batchInvariant: options.batchInvariant,
     contextLength: promptTokens + newTokens,
     maxSequences: sequences,

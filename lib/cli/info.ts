@@ -7,10 +7,16 @@ import {
   listDevices,
   measureDevice,
 } from '../index.js';
-import { addWeightOptions, type WeightArguments } from './options.js';
+import {
+  addCacheOption,
+  addWeightOptions,
+  type CacheArguments,
+  cacheOptions,
+  type WeightArguments,
+} from './options.js';
 import { gigabytes } from './terminal.js';
 
-interface InfoArguments extends WeightArguments {
+interface InfoArguments extends WeightArguments, CacheArguments {
   json?: boolean;
   measure: boolean;
 }
@@ -28,7 +34,7 @@ export function infoCommand(): Command {
     .argument('[folder]', 'a Hugging Face checkpoint')
     .option('--no-measure', 'with a folder: leave out how long a decode step takes at the least, two seconds a device')
     .option('--json', 'print one JSON object');
-  return addWeightOptions(command).action(info);
+  return addCacheOption(addWeightOptions(command)).action(info);
 }
 
 async function info(folder: string | undefined, options: InfoArguments): Promise<void> {
@@ -42,8 +48,8 @@ async function info(folder: string | undefined, options: InfoArguments): Promise
   process.stdout.write(`${lines.join('\n')}\n`);
 }
 
-async function summarize(folder: string, { quantize, lmHead, measure }: InfoArguments): Promise<Summary> {
-  const summary = await inspectCheckpoint(folder, { quantize, lmHead });
+async function summarize(folder: string, { quantize, lmHead, measure, ...cache }: InfoArguments): Promise<Summary> {
+  const summary = await inspectCheckpoint(folder, { quantize, lmHead, ...cacheOptions(cache) });
   const devices: MeasuredFit[] = [];
   for (const fit of summary.devices) {
     const measured = measure && fit.name !== 'reference' ? await measureDevice(fit.name) : {};

@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { DeviceOptions, GenerateOptions, LoadOptions, Qwen2Error } from '../index.js';
+import type { DeviceOptions, GenerateOptions, KvCacheOptions, LoadOptions, Qwen2Error } from '../index.js';
 import { resolveSamplingParameters } from '../sampler/parameters.js';
 
 /** What all commands that compute take. */
@@ -13,8 +13,13 @@ export interface DeviceArguments {
 export type WeightArguments = Pick<LoadOptions, 'quantize' | 'lmHead' | 'exact'>;
 
 /** What the commands that load a checkpoint for its text take. */
-export interface LoadArguments extends DeviceArguments, WeightArguments {
+export interface LoadArguments extends DeviceArguments, WeightArguments, CacheArguments {
   contextLength?: number;
+}
+
+/** How keys and values are held. */
+export interface CacheArguments {
+  kvCacheDtype?: KvCacheOptions['dtype'];
 }
 
 /** What the commands that generate take. */
@@ -44,6 +49,16 @@ export function addWeightOptions(command: Command): Command {
     .addOption(new Option('--lm-head <type>', 'round the LM head and the embedding table').choices(['int8']));
 }
 
+export function addCacheOption(command: Command): Command {
+  return command.addOption(
+    new Option('--kv-cache-dtype <type>', 'hold keys and values as this (default: bf16)').choices([
+      'bf16',
+      'fp8',
+      'int8',
+    ]),
+  );
+}
+
 export function addExactOption(command: Command): Command {
   return command.option('--exact', 'multiply rounded weights with activations that are not rounded (CPU)');
 }
@@ -53,7 +68,7 @@ export function addBatchInvariantOption(command: Command): Command {
 }
 
 export function addLoadOptions(command: Command): Command {
-  return addExactOption(addWeightOptions(addDeviceOptions(command))).option(
+  return addCacheOption(addExactOption(addWeightOptions(addDeviceOptions(command)))).option(
     '--context-length <n>',
     "tokens of a prompt and its answer at most (default: the model's)",
     wholeNumber,
@@ -68,8 +83,13 @@ export function weightOptions({ quantize, lmHead, exact }: WeightArguments): Wei
   return { quantize, lmHead, exact };
 }
 
+export function cacheOptions({ kvCacheDtype: dtype }: CacheArguments): { kvCache: KvCacheOptions } {
+  return { kvCache: { dtype } };
+}
+
 export function loadOptions(options: LoadArguments): LoadOptions {
-  return { ...deviceOptions(options), ...weightOptions(options), contextLength: options.contextLength };
+  const { contextLength } = options;
+  return { ...deviceOptions(options), ...weightOptions(options), ...cacheOptions(options), contextLength };
 }
 
 export function addSamplingOptions(command: Command): Command {

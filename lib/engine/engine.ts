@@ -1,4 +1,6 @@
 import type { EventEmitter } from 'node:events';
+import { setImmediate } from 'node:timers/promises';
+import { KeySmoothing } from '../model/keySmoothing.js';
 import { blockSize, KvCache } from '../model/kvCache.js';
 import { type Precision, Qwen2 } from '../model/qwen2.js';
 import { StepInputs } from '../model/step.js';
@@ -14,13 +16,15 @@ import type { EnginePlan } from './memory.js';
 import { Runner, type StepOutcome } from './runner.js';
 import { Scheduler, type StepEntry } from './scheduler.js';
 import { type FinishReason, Sequence, type SequenceListener, type SequenceRequest } from './sequence.js';
-import { type EngineEvents, type EngineStats, Statistics } from './statistics.js';
+import { type EngineEvents, type EngineStats, outOfBand, Statistics } from './statistics.js';
 
 /** A step that was enqueued, and what it will find out. */
 interface PendingStep {
   entries: readonly StepEntry[];
   started: number;
   outcomes: Promise<StepOutcome[]>;
+  /** Whether a step before it failed: it built on what was not computed. */
+  isVoid: boolean;
 }
 
 interface EngineParts {
@@ -30,7 +34,7 @@ interface EngineParts {
   /** How the decoder computes. */
   precision: Precision;
   plan: EnginePlan;
-  /** dtype of activations and of the KV cache. */
+  /** dtype of activations. */
   activation: DType;
   /** Replay captured steps; default true. */
   capture?: boolean | undefined;
@@ -53,9 +57,12 @@ export class Engine {
 
   /** @throws out_of_memory */
   static async create(parts: EngineParts): Promise<Engine> {
-    const { device, weights, plan, activation } = parts;
+    const { device, stream, weights, plan, activation } = parts;
     const { config } = weights.plan;
-    const cache = await KvCache.allocate(device, config, activation, plan.cacheBlocks);
+    const { cacheDtype, cacheBlocks } = plan;
+    // Floats of 8 bits are as exact for large keys as for small ones.
+    const smoothing = cacheDtype === 'int8' ? await KeySmoothing.of(weights, device, stream) : undefined;
+    const cache = await KvCache.allocate(device, config, cacheDtype, cacheBlocks, smoothing);
     let workspace: Workspace | undefined;
     try {
       workspace = await Workspace.allocate(device, weights.plan, plan.limits, activation);
@@ -123,7 +130,7 @@ export class Engine {
 
   /** Ends a sequence with reason 'abort'; nothing happens if it has ended. */
   abort(sequence: Sequence): void {
-    if (!sequence.ended) this.#end(sequence, 'abort');
+    this.#end(sequence, 'abort');
   }
 
   /** Ends what still runs with reason 'abort', waits for the step in progress, and returns the engine's memory. */
@@ -156,7 +163,7 @@ export class Engine {
       const entries = this.#scheduler.next();
       if (entries.length > 0) underWay.push(this.#enqueue(entries));
       else if (underWay.length === 0) break;
-      if (entries.length === 0 || underWay.length > this.#stepsAhead) await this.#finish(underWay.shift()!);
+      if (entries.length === 0 || underWay.length > this.#stepsAhead) await this.#finish(underWay.shift()!, underWay);
     }
     this.#loop = undefined;
   }
@@ -166,44 +173,78 @@ export class Engine {
     const outcomes = this.#runner.run(entries);
     // It may fail while an earlier one is waited for.
     outcomes.catch(() => {});
-    return { entries, started, outcomes };
+    return { entries, started, outcomes, isVoid: false };
   }
 
-  async #finish({ entries, started, outcomes }: PendingStep): Promise<void> {
-    try {
-      const chosen = await outcomes;
-      for (const entry of entries) this.#scheduler.confirm(entry);
-      this.#statistics.step({
-        sequences: entries.length,
-        tokens: entries.reduce((sum, { count }) => sum + count, 0),
-        seconds: (performance.now() - started) / 1000,
-      });
-      for (const outcome of chosen) this.#settle(outcome);
-    } catch (error) {
-      for (const { sequence } of entries) this.#fail(sequence, error);
+  /** Waits for a step, and tells its sequences what it found out. If it fails, so do they. */
+  async #finish({ entries, started, outcomes, isVoid }: PendingStep, behind: readonly PendingStep[]): Promise<void> {
+    const [step] = await Promise.allSettled([outcomes]);
+    if (isVoid) return;
+    if (step.status === 'rejected') {
+      for (const { sequence } of entries) this.#fail(sequence, step.reason);
+      this.#takeBack(behind);
+      return;
+    }
+    for (const entry of entries) this.#scheduler.confirm(entry);
+    this.#statistics.step({
+      sequences: entries.length,
+      tokens: entries.reduce((sum, { count }) => sum + count, 0),
+      seconds: (performance.now() - started) / 1000,
+    });
+    for (const outcome of step.value) {
+      if (outcome.prompt.length > 0) await this.#tellPrompt(outcome);
+      this.#settle(outcome);
     }
   }
 
+  /** Steps behind one that failed may fail for its sake, or build on each other: what goes on of them is computed anew. */
+  #takeBack(steps: readonly PendingStep[]): void {
+    for (const step of steps) {
+      if (!step.isVoid) for (const entry of step.entries) this.#scheduler.takeBack(entry);
+      step.isVoid = true;
+    }
+  }
+
+  /** Part by part, because who copies logits of so many tokens at once holds up the thread. */
+  async #tellPrompt({ sequence, prompt }: StepOutcome): Promise<void> {
+    for (const part of prompt) {
+      if (sequence.ended) return;
+      try {
+        sequence.hear(part);
+      } catch (error) {
+        this.#fail(sequence, error);
+      }
+      if (part.logits !== undefined) await setImmediate();
+    }
+  }
+
+  /** A listener that throws fails its own sequence, and no other. */
   #settle({ sequence, end, token, logprobs }: StepOutcome): void {
     if (sequence.ended) return;
-    if (token !== undefined) {
-      this.#statistics.token(sequence);
-      const reason = sequence.accept(token, logprobs);
-      if (reason !== undefined) this.#end(sequence, reason);
-    } else if (sequence.request.maxTokens === 0 && end === sequence.promptLength) this.#end(sequence, 'length');
+    try {
+      if (token !== undefined) {
+        this.#statistics.token(sequence);
+        const reason = sequence.accept(token, logprobs);
+        if (reason !== undefined) this.#end(sequence, reason);
+      } else if (sequence.request.maxTokens === 0 && end === sequence.promptLength) this.#end(sequence, 'length');
+    } catch (error) {
+      this.#fail(sequence, error);
+    }
   }
 
   #end(sequence: Sequence, reason: FinishReason): void {
+    // Its listener may have aborted it just now.
+    if (sequence.ended) return;
     this.#forget(sequence);
     this.#statistics.ended(sequence, reason);
-    sequence.listener.onEnd(reason);
+    outOfBand(() => sequence.listener.onEnd(reason));
   }
 
   #fail(sequence: Sequence, error: unknown): void {
     if (sequence.ended) return;
     this.#forget(sequence);
     this.#statistics.ended(sequence, 'error');
-    sequence.listener.onError(error);
+    outOfBand(() => sequence.listener.onError(error));
   }
 
   #forget(sequence: Sequence): void {

@@ -1,10 +1,10 @@
-import { blockSize, KvCache } from '../model/kvCache.js';
+import { describe } from '../checkpoint/jsonFile.js';
+import { blockSize, type CacheDType, KvCache, quantizedHeadDim } from '../model/kvCache.js';
 import type { WeightPlan } from '../model/plan.js';
 import type { StepLimits } from '../model/step.js';
 import { Workspace } from '../model/workspace.js';
 import type { Device } from '../native/device.js';
 import { Qwen2Error } from '../native/errors.js';
-import type { DType } from '../native/tensor.js';
 
 export interface EngineOptions {
   /** Tokens of a sequence at most, prompt and output. Default: what the model was made for, if the cache can hold it. */
@@ -14,16 +14,26 @@ export interface EngineOptions {
   /** Tokens that the KV cache holds, of all sequences. Default: as many as half of the free memory has room for, and no
    * more than `maxSequences` full contexts. */
   cacheTokens?: number | undefined;
-  /** The same by its memory: so many bytes, or a part of what weights and workspace leave free, such as '90%'. */
-  kvCache?: { memory: number | `${number}%` } | undefined;
+  kvCache?: KvCacheOptions | undefined;
   /** Tokens of one step at most: larger is faster for prompts, smaller lets others go on sooner. Default 512. */
   stepTokens?: number | undefined;
+}
+
+export interface KvCacheOptions {
+  /** Its size by its memory instead of by tokens: bytes, or a part of what weights and workspace leave free, such as '90%'. */
+  memory?: number | `${number}%` | undefined;
+  /**
+   * As what keys and values are held. Default 'bf16'. 'fp8' (E4M3) and 'int8' take half the memory, with a scale for each
+   * head of a token.
+   */
+  dtype?: 'bf16' | 'fp8' | 'int8' | undefined;
 }
 
 /** What an engine allocates beside the weights, and what it can then hold. */
 export interface EnginePlan {
   contextLength: number;
   cacheBlocks: number;
+  cacheDtype: CacheDType;
   limits: StepLimits;
   /** Bytes of the KV cache and of the workspace. */
   cacheBytes: number;
@@ -41,7 +51,7 @@ const promptLogitRows = 64;
 export function planMemory(
   device: Device,
   weights: WeightPlan,
-  activation: DType,
+  activation: 'bf16' | 'f32',
   freeBytes: number,
   options: EngineOptions = {},
 ): EnginePlan {
@@ -59,7 +69,9 @@ export function planMemory(
     blocksPerSequence: Math.ceil(length / blockSize),
   });
   const workspaceBytes = Workspace.bytes(weights, limitsFor(wanted), activation);
-  const blockBytes = KvCache.blockBytes(device, config, activation);
+  checkKvCache(options.kvCache);
+  const cacheDtype = cacheDtypeFor(options.kvCache, activation, config.headDim);
+  const blockBytes = KvCache.blockBytes(device, config, cacheDtype);
   const room = Math.max(0, Math.floor((freeBytes - workspaceBytes) / 2 / blockBytes));
   const blocksOf = (length: number) => Math.ceil(length / blockSize);
   const asked = blocksAskedFor(options, freeBytes - workspaceBytes, blockBytes);
@@ -73,19 +85,44 @@ export function planMemory(
   return {
     contextLength,
     cacheBlocks: blocks,
+    cacheDtype,
     limits: limitsFor(contextLength),
     cacheBytes: blocks * blockBytes,
     workspaceBytes,
   };
 }
 
+function checkKvCache(kvCache: KvCacheOptions = {}): void {
+  for (const name of Object.keys(kvCache))
+    if (name !== 'memory' && name !== 'dtype')
+      throw new Qwen2Error('invalid_argument', `There is no option kvCache.${name}; known are memory and dtype`);
+}
+
+function cacheDtypeFor(kvCache: KvCacheOptions | undefined, activation: 'bf16' | 'f32', headDim: number): CacheDType {
+  const dtype: unknown = kvCache?.dtype === undefined ? activation : kvCache.dtype;
+  if (dtype !== 'fp8' && dtype !== 'int8') {
+    if (dtype === activation) return activation;
+    const asActivations = activation === 'bf16' ? "'bf16'" : `left out for dtype '${activation}'`;
+    throw new Qwen2Error(
+      'invalid_argument',
+      `kvCache.dtype must be 'fp8', 'int8' or ${asActivations}; it is ${describe(dtype)}`,
+    );
+  }
+  if (headDim % quantizedHeadDim !== 0)
+    throw new Qwen2Error(
+      'unsupported',
+      `kvCache.dtype '${dtype}' needs heads of a multiple of ${quantizedHeadDim}; this model's are of ${headDim}. Leave it out`,
+    );
+  return dtype;
+}
+
 /** Blocks of a cache whose size was asked for, in tokens or in bytes. */
 function blocksAskedFor({ cacheTokens, kvCache }: EngineOptions, room: number, blockBytes: number): number | undefined {
-  if (cacheTokens !== undefined && kvCache !== undefined)
-    throw new Qwen2Error('invalid_argument', 'Give cacheTokens or kvCache, not both');
+  if (cacheTokens !== undefined && kvCache?.memory !== undefined)
+    throw new Qwen2Error('invalid_argument', 'Give cacheTokens or kvCache.memory, not both');
   if (cacheTokens !== undefined) return Math.ceil(wholeNumber('cacheTokens', cacheTokens, 0, 2 ** 31) / blockSize);
-  if (kvCache === undefined) return undefined;
   const memory: unknown = kvCache?.memory;
+  if (memory === undefined) return undefined;
   const percent = typeof memory === 'string' && /^\d+(\.\d+)?%$/.test(memory) ? Number.parseFloat(memory) : undefined;
   const bytes = percent === undefined ? memory : Math.max(0, room) * (percent / 100);
   if (typeof bytes !== 'number' || !(bytes >= 0 && bytes < 2 ** 53) || (percent ?? 0) > 100)

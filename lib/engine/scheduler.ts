@@ -99,7 +99,6 @@ export class Scheduler {
   /** The next step's entries, generating sequences first; none if there is nothing to do. It is under way from here on. */
   next(): StepEntry[] {
     const entries: StepEntry[] = [];
-    const isIn = new Set<Sequence>();
     let budget = this.#limits.tokens;
     const take = (sequence: Sequence) => {
       const count = Math.min(sequence.pending, budget);
@@ -112,14 +111,13 @@ export class Scheduler {
         end: computed + count,
         choosesToken: count === pending && request.maxTokens > 0,
       });
-      isIn.add(sequence);
       budget -= count;
     };
     for (const sequence of this.#running.filter(isGenerating)) {
       const wasPutBack = sequence.blocks.length === 0;
       if (!wasPutBack && this.#makeRoom(sequence)) take(sequence);
     }
-    for (const sequence of this.#running) if (!isIn.has(sequence) && !sequence.isComplete) take(sequence);
+    for (const sequence of this.#running) if (!isGenerating(sequence) && !sequence.isComplete) take(sequence);
     const postponed: Sequence[] = [];
     while (budget > 0 && postponed.length < lookahead) {
       const admitted = this.#admit(postponed);
@@ -141,6 +139,24 @@ export class Scheduler {
     this.#announce(sequence);
   }
 
+  /** Takes back a step's entry that was not computed as planned: its sequence, if it goes on, is computed anew. */
+  takeBack({ sequence, choosesToken }: StepEntry): void {
+    if (sequence.ended) return;
+    if (choosesToken) sequence.unheard--;
+    sequence.delivered = sequence.heard;
+    const index = this.#running.indexOf(sequence);
+    if (index < 0) return;
+    this.#running.splice(index, 1);
+    this.#putBack(sequence);
+  }
+
+  /** To those that wait, without its blocks. */
+  #putBack(sequence: Sequence): void {
+    this.#release(sequence);
+    this.#wait(sequence);
+    this.#onPutBack(sequence);
+  }
+
   #wait(sequence: Sequence): void {
     this.#waiting.push(sequence);
     this.#waitingCount++;
@@ -150,9 +166,7 @@ export class Scheduler {
   #makeRoom(sequence: Sequence): boolean {
     while (!this.#allocator.extend(sequence.blocks, sequence.length)) {
       const last = this.#running.pop()!;
-      this.#release(last);
-      this.#wait(last);
-      this.#onPutBack(last);
+      this.#putBack(last);
       this.preemptions++;
       if (last === sequence) return false;
     }
@@ -160,14 +174,16 @@ export class Scheduler {
   }
 
   /**
-   * The first of those that wait, if there is room for it. Those whose prefix is being computed are postponed, and those of
-   * which a token is not heard of: it must be computed anew with the others.
+   * The first of those that wait, if there is room for it. Those whose prefix is being computed are postponed. One of which
+   * a token is not heard of must wait for that, to be computed anew with it: until then nobody overtakes it, because the
+   * room that it finds is soon its own.
    */
   #admit(postponed: Sequence[]): Sequence | undefined {
     if (this.#running.length >= this.#limits.sequences) return undefined;
     for (let sequence = this.#waiting.first(); sequence !== undefined; sequence = this.#waiting.first()) {
-      if (sequence.unheard === 0) this.#reuse(sequence);
-      if (sequence.unheard === 0 && !this.#waitsForPrefix(sequence)) break;
+      if (sequence.unheard > 0) return undefined;
+      this.#reuse(sequence);
+      if (!this.#waitsForPrefix(sequence)) break;
       this.#release(sequence);
       this.#waiting.shift();
       postponed.push(sequence);

@@ -32,7 +32,17 @@ export interface SequenceRequest {
   choice: number;
 }
 
-/** Called on the JavaScript thread, as steps finish. */
+/** What a step found out about the prompt's tokens from `first` to before `end`, as far as it was asked for. */
+export interface PromptPart {
+  first: number;
+  end: number;
+  /** f32[end − first, V] */
+  logits?: Float32Array | undefined;
+  /** Of the tokens behind them. */
+  logprobs?: Logprobs[] | undefined;
+}
+
+/** Called on the JavaScript thread, as steps finish. One that throws fails its sequence. */
 export interface SequenceListener {
   /** The logits of the prompt's tokens: `rows` f32[R, V] for the positions from `first` on. Computed only if present. */
   onPromptLogits?(first: number, rows: Float32Array): void;
@@ -55,6 +65,8 @@ export class Sequence {
   computed = 0;
   /** Tokens that steps under way choose: on the device by and by, but not heard of. */
   unheard = 0;
+  /** Where its token is among those that the last step chose. */
+  row = 0;
   /** The cache blocks of the tokens, in order. */
   blocks: number[] = [];
   /** Its place in the order of service. */
@@ -64,8 +76,11 @@ export class Sequence {
   prefix = noPrefix;
   /** The key of the block that its prompt's next tokens fill, while others may wait for it. */
   announced: string | undefined;
-  /** Prompt positions whose logits or log-probabilities were delivered: not again when the sequence is recomputed. */
+  /** Prompt positions whose logits or log-probabilities are delivered, or will be when the steps under way are through:
+   * not again when the sequence is recomputed. */
   delivered = 0;
+  /** Those of them that its listener has heard of. */
+  heard = 0;
   ended = false;
 
   constructor(request: SequenceRequest, listener: SequenceListener) {
@@ -107,6 +122,13 @@ export class Sequence {
   /** The tokens that must not be chosen as the output's token `index`. */
   bannedAt(index: number): ReadonlySet<number> {
     return index < this.request.parameters.minTokens ? this.request.stopTokens : none;
+  }
+
+  /** Tells the listener of a part of the prompt. */
+  hear({ first, end, logits, logprobs }: PromptPart): void {
+    this.heard = end;
+    if (logits !== undefined) this.listener.onPromptLogits!(first, logits);
+    if (logprobs !== undefined) this.listener.onPromptLogprobs?.(first + 1, logprobs);
   }
 
   /** Takes a chosen token, tells the listener, and says why the sequence is over, if it is. */

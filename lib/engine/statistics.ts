@@ -74,7 +74,7 @@ export class Statistics {
 
   step(event: StepEvent): void {
     this.#steps++;
-    this.events.emit('step', event);
+    outOfBand(() => this.events.emit('step', event));
   }
 
   token(sequence: Sequence): void {
@@ -91,13 +91,14 @@ export class Statistics {
   ended(sequence: Sequence, finishReason: FinishReason | 'error'): void {
     const { submitted, first } = this.#times.get(sequence)!;
     this.#promptTokens += sequence.promptLength;
-    this.events.emit('end', {
+    const event: EndEvent = {
       finishReason,
       promptTokens: sequence.promptLength,
       completionTokens: sequence.outputLength,
       timeToFirstToken: first === undefined ? undefined : first - submitted,
       seconds: seconds() - submitted,
-    });
+    };
+    outOfBand(() => this.events.emit('end', event));
   }
 
   snapshot() {
@@ -109,6 +110,17 @@ export class Statistics {
       timeToFirstToken: this.#timeToFirstToken.snapshot(),
       interTokenLatency: this.#interTokenLatency.snapshot(),
     };
+  }
+}
+
+/** Calls a listener whose errors are nobody's here: they become the process's uncaught exceptions, and the engine goes on. */
+export function outOfBand(tell: () => void): void {
+  try {
+    tell();
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
   }
 }
 

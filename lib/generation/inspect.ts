@@ -1,10 +1,16 @@
 import type { Qwen2Config } from '../checkpoint/config.js';
 import { openCheckpoint } from '../checkpoint/folder.js';
-import { blockSize, KvCache } from '../model/kvCache.js';
+import type { KvCacheOptions } from '../engine/memory.js';
+import { blockSize, type CacheDType, KvCache } from '../model/kvCache.js';
 import { planWeights, type WeightOptions, type WeightPlan } from '../model/plan.js';
 import { parameterCount } from '../model/weights.js';
 import { Device, listDevices } from '../native/device.js';
 import { hasTokenizer } from '../tokenizer/tokenizer.js';
+
+/** How a checkpoint would be loaded. */
+export interface InspectOptions extends WeightOptions {
+  kvCache?: Pick<KvCacheOptions, 'dtype'> | undefined;
+}
 
 /** What a checkpoint's folder holds, and what of it fits where. */
 export interface CheckpointSummary {
@@ -35,10 +41,10 @@ export interface DeviceFit {
 /**
  * Reads all of a checkpoint but its tensors.
  *
- * @param options how its weights would be loaded
+ * @param options how it would be loaded
  * @throws not_found, invalid_checkpoint, unsupported, io_error, invalid_argument
  */
-export async function inspectCheckpoint(folder: string, options: WeightOptions = {}): Promise<CheckpointSummary> {
+export async function inspectCheckpoint(folder: string, options: InspectOptions = {}): Promise<CheckpointSummary> {
   const checkpoint = await openCheckpoint(folder);
   const { config, byteLength } = checkpoint;
   const plan = await planWeights(checkpoint, options);
@@ -47,17 +53,19 @@ export async function inspectCheckpoint(folder: string, options: WeightOptions =
     parameters: parameterCount(config),
     fileBytes: byteLength,
     hasTokenizer: await hasTokenizer(folder),
-    devices: (await listDevices()).filter(({ available }) => available).map(({ name }) => fitOn(name, plan)),
+    devices: (await listDevices())
+      .filter(({ available }) => available)
+      .map(({ name }) => fitOn(name, plan, options.kvCache?.dtype)),
   };
 }
 
-function fitOn(name: string, plan: WeightPlan): DeviceFit {
+function fitOn(name: string, plan: WeightPlan, cacheDtype: CacheDType = 'bf16'): DeviceFit {
   const { config } = plan;
   const device = Device.open(name);
   try {
     const { freeBytes } = device.describe();
     const weightBytes = plan.bytesOn(device);
-    const cacheBytesPerToken = KvCache.blockBytes(device, config, 'bf16') / blockSize;
+    const cacheBytesPerToken = KvCache.blockBytes(device, config, cacheDtype) / blockSize;
     const cacheTokens = Math.max(0, Math.floor((freeBytes - weightBytes) / cacheBytesPerToken));
     return {
       name,

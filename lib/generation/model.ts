@@ -167,7 +167,8 @@ export class Model {
     return this.#parts.engine.stats();
   }
 
-  /** 'step' after every step that was computed, 'end' for every continuation that has ended. Listeners must be quick. */
+  /** 'step' after every step that was computed, 'end' for every continuation that has ended. Listeners must be quick; what
+   * they throw is an uncaught exception. */
   get events(): EventEmitter<EngineEvents> {
     return this.#parts.engine.events;
   }

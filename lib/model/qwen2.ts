@@ -133,13 +133,13 @@ function buildLayer(weights: Weights, precision: Precision, cache: KvCache, laye
     : new SplitSwiGlu(linearOf('gate'), linearOf('up'));
   return {
     inputNorm: new RmsNorm(weights.get(key('inputNorm')), rmsNormEps),
-    attention: new Attention(qkv, linearOf('output'), cache.layers[layer]!, {
-      numHeads,
-      numKvHeads,
-      headDim,
-      blockSize,
-      window,
-    }),
+    attention: new Attention(
+      qkv,
+      linearOf('output'),
+      cache.layers[layer]!,
+      { numHeads, numKvHeads, headDim, cacheDtype: cache.dtype, blockSize, window },
+      cache.smoothing?.layer(layer),
+    ),
     postAttentionNorm: new RmsNorm(weights.get(key('postAttentionNorm')), rmsNormEps),
     mlp: new Mlp(gateUp, linearOf('down')),
   };

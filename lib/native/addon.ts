@@ -6,7 +6,7 @@ import { Qwen2Error, type Qwen2ErrorCode } from './errors.js';
 /** A field of an operation's argument struct, as the native side declares it. */
 export interface OperationField {
   name: string;
-  type: 'tensor' | 'optionalTensor' | 'i32' | 'f32';
+  type: 'tensor' | 'optionalTensor' | 'i32' | 'f32' | 'dtype';
 }
 
 /** What a device says of itself. Sizes in bytes. */

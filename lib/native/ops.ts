@@ -1,4 +1,4 @@
-import type { Tensor } from './tensor.js';
+import type { DType, Tensor } from './tensor.js';
 
 /**
  * The operations and their arguments, as csrc/ops/<operation>/<operation>.h defines them: shapes, dtypes, aliasing,
@@ -18,6 +18,8 @@ export interface OpArguments {
     rope_table: Tensor;
     slots: Tensor;
     cache: Tensor;
+    smoothing?: Tensor | undefined;
+    cache_dtype: DType;
     num_heads: number;
     num_kv_heads: number;
     head_dim: number;
@@ -30,6 +32,7 @@ export interface OpArguments {
     query_starts: Tensor;
     context_lengths: Tensor;
     out: Tensor;
+    cache_dtype: DType;
     num_kv_heads: number;
     head_dim: number;
     block_size: number;

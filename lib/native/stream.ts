@@ -1,7 +1,7 @@
 import { type DeviceLimits, nativeAddon, type OperationField } from './addon.js';
 import { Qwen2Error } from './errors.js';
 import type { OpArguments, OpName } from './ops.js';
-import { dtypeIndex, layoutIndex, type Tensor } from './tensor.js';
+import { type DType, dtypeIndex, layoutIndex, type Tensor } from './tensor.js';
 
 /** Typed arrays that tensors are read into and written from, by dtype. */
 type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array;
@@ -44,7 +44,7 @@ export class Stream {
   /** Enqueues an operation. @throws invalid_argument if the arguments break its contract */
   run<Name extends OpName>(name: Name, args: OpArguments[Name]): void {
     const { index, fields } = operation(name);
-    const values = args as Record<string, Tensor | number | undefined>;
+    const values = args as Record<string, Tensor | number | DType | undefined>;
     let at = 0;
     for (const field of fields) at = writeField(values[field.name], at);
     nativeAddon().enqueue(this.id, index, record, at);
@@ -145,9 +145,9 @@ export class Graph {
   }
 }
 
-function writeField(value: Tensor | number | undefined, at: number): number {
-  if (typeof value === 'number') {
-    record[at] = value;
+function writeField(value: Tensor | number | DType | undefined, at: number): number {
+  if (typeof value === 'number' || typeof value === 'string') {
+    record[at] = typeof value === 'number' ? value : dtypeIndex[value];
     return at + 1;
   }
   record.fill(0, at, at + tensorNumbers);

@@ -1,8 +1,11 @@
 import { Qwen2Error } from './errors.js';
 import type { Storage } from './storage.js';
 
-/** int4 and int8 are packed weights with a scale for each group of columns. */
-export type DType = 'f32' | 'f16' | 'bf16' | 'i32' | 'u8' | 'int4' | 'int8';
+/**
+ * int4 and int8 are packed weights with a scale for each group of columns; fp8 (E4M3) and int8 are what a KV cache may hold,
+ * with a scale for each head of a token.
+ */
+export type DType = 'f32' | 'f16' | 'bf16' | 'i32' | 'u8' | 'int4' | 'int8' | 'fp8';
 
 /** Numbers that the native side gives dtypes (csrc/core/dtype.h). */
 export const dtypeIndex: Record<DType, number> = {
@@ -13,9 +16,10 @@ export const dtypeIndex: Record<DType, number> = {
   u8: 4,
   int4: 5,
   int8: 6,
+  fp8: 7,
 };
 /** Of an element of a strided tensor; what a packed weight takes, its device knows. */
-export const dtypeBytes: Record<DType, number> = { f32: 4, f16: 2, bf16: 2, i32: 4, u8: 1, int4: 1, int8: 1 };
+export const dtypeBytes: Record<DType, number> = { f32: 4, f16: 2, bf16: 2, i32: 4, u8: 1, int4: 1, int8: 1, fp8: 1 };
 
 /** How elements lie in memory (csrc/core/tensor.h): by strides, or as a device packs the weight of an operation. */
 export type Layout = 'strided' | 'linearWeight' | 'swigluWeight';

@@ -1,5 +1,5 @@
 import type { Stream } from '../native/stream.js';
-import type { Tensor } from '../native/tensor.js';
+import type { DType, Tensor } from '../native/tensor.js';
 import type { Linear, Projection } from './linear.js';
 
 /** Shape of an attention layer. */
@@ -7,6 +7,8 @@ export interface AttentionShape {
   numHeads: number;
   numKvHeads: number;
   headDim: number;
+  /** As what the KV cache holds keys and values. */
+  cacheDtype: DType;
   /** Tokens a block of the KV cache holds. */
   blockSize: number;
   /** Keys a query sees, itself included; 0: all before it. */
@@ -42,18 +44,21 @@ export class Attention {
   readonly output: Linear;
   /** u8[blocks, bytes of a block]: this layer's part of the KV cache. */
   readonly cache: Tensor;
+  /** f32[Hkv, D]: what keys are divided by and queries multiplied by. */
+  readonly smoothing: Tensor | undefined;
   readonly #shape: AttentionShape;
 
-  constructor(qkv: Projection, output: Linear, cache: Tensor, shape: AttentionShape) {
+  constructor(qkv: Projection, output: Linear, cache: Tensor, shape: AttentionShape, smoothing?: Tensor) {
     this.qkv = qkv;
     this.output = output;
     this.cache = cache;
+    this.smoothing = smoothing;
     this.#shape = shape;
   }
 
   /** x[T, H] → out[T, H] by way of the scratch; out may be x. */
   forward(stream: Stream, x: Tensor, placement: Placement, scratch: AttentionScratch, out: Tensor): void {
-    const { numHeads, numKvHeads, headDim, blockSize, window } = this.#shape;
+    const { numHeads, numKvHeads, headDim, cacheDtype, blockSize, window } = this.#shape;
     const { qkv, heads, permuted } = scratch;
     this.qkv.forward(stream, x, qkv, permuted);
     stream.run('rope_and_cache', {
@@ -61,6 +66,8 @@ export class Attention {
       rope_table: placement.ropeTable,
       slots: placement.slots,
       cache: this.cache,
+      smoothing: this.smoothing,
+      cache_dtype: cacheDtype,
       num_heads: numHeads,
       num_kv_heads: numKvHeads,
       head_dim: headDim,
@@ -73,6 +80,7 @@ export class Attention {
       query_starts: placement.queryStarts,
       context_lengths: placement.contextLengths,
       out: heads,
+      cache_dtype: cacheDtype,
       num_kv_heads: numKvHeads,
       head_dim: headDim,
       block_size: blockSize,

@@ -119,7 +119,7 @@ export class CalibrationRun {
     const tokens = this.#atOnce * this.#length;
     this.#qkv = await this.#scope.tensor('bf16', [tokens, (numAttentionHeads + 2 * numKvHeads) * D]);
     const blocks = this.#atOnce * Math.ceil(this.#length / blockSize);
-    const blockBytes = this.#device.kvBlockBytes('bf16', numKvHeads, D, blockSize);
+    const blockBytes = this.#device.kvBlockBytes(cacheDtype, numKvHeads, D, blockSize);
     this.#cache = await this.#scope.tensor('u8', [blocks, blockBytes]);
     await this.#place();
   }
@@ -206,7 +206,7 @@ export class CalibrationRun {
   #attention(layer: number, weights: Weights): Attention {
     const { numAttentionHeads: numHeads, numKvHeads, headDim, slidingWindows } = this.#checkpoint.config;
     const qkv = linear(weights, layerKey(layer, 'qkv'), weights.get(layerKey(layer, 'qkvBias')));
-    const shape = { numHeads, numKvHeads, headDim, blockSize, window: slidingWindows[layer] ?? 0 };
+    const shape = { numHeads, numKvHeads, headDim, cacheDtype, blockSize, window: slidingWindows[layer] ?? 0 };
     return new Attention(qkv, linear(weights, layerKey(layer, 'output')), this.#cache, shape);
   }
 
@@ -224,6 +224,7 @@ export class CalibrationRun {
 }
 
 const precision = { exact: true, batchInvariant: false };
+const cacheDtype = 'bf16' as const;
 
 function linear(weights: Weights, target: string, bias?: Tensor): Linear {
   return new Linear({ tensor: weights.get(target), order: undefined }, bias, precision);

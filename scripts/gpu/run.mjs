@@ -116,7 +116,7 @@ function operations() {
 }
 
 /** End to end, random weights. */
-function model(shape, weights, promptTokens, newTokens, sequences) {
+function model(shape, weights, promptTokens, newTokens, sequences, cacheDtype = 'bf16') {
   const size = ['-p', promptTokens, '-n', newTokens, '-b', sequences].map(String);
   const kind = weights === 'int4' ? ['--quantize', 'int4'] : [];
   const args = [
@@ -128,10 +128,9 @@ function model(shape, weights, promptTokens, newTokens, sequences) {
     shape,
     ...kind,
     ...size,
-    '--repeat',
-    '2',
+    ...['--kv-cache-dtype', cacheDtype, '--repeat', '2'],
   ];
-  const { status, stdout } = run(`${shape} ${weights} ${size.join(' ')}`, process.execPath, args, 90);
+  const { status, stdout } = run(`${shape} ${weights} ${size.join(' ')} ${cacheDtype}`, process.execPath, args, 90);
   const last = stdout.trim().split('\n').at(-1) ?? '';
   results.models.push({
     shape,
@@ -139,6 +138,7 @@ function model(shape, weights, promptTokens, newTokens, sequences) {
     promptTokens,
     newTokens,
     sequences,
+    cacheDtype,
     status,
     figures: last.startsWith('{') ? JSON.parse(last) : last,
   });
@@ -153,6 +153,7 @@ test('models', ['dist/test/model/*.test.js'], 60);
 test('engine and generation', ['dist/test/engine/engine.test.js', 'dist/test/generation/*.test.js'], 60, 'cuda');
 operations();
 for (const sequences of [1, 8, 64, 128, 256]) model('qwen2-72b', 'int4', 512, 32, sequences);
+for (const cacheDtype of ['fp8', 'int8']) model('qwen2-72b', 'int4', 512, 32, 256, cacheDtype);
 for (const weights of ['bf16', 'int4'])
   for (const shape of ['qwen2-0.5b', 'qwen2-7b'])
     for (const sequences of [1, 8, 64]) model(shape, weights, 512, 64, sequences);

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { parseConfig } from '../../lib/checkpoint/config.js';
+import { describe as inWords } from '../../lib/checkpoint/jsonFile.js';
 import { type EngineOptions, type EnginePlan, planMemory } from '../../lib/engine/memory.js';
 import { KvCache } from '../../lib/model/kvCache.js';
 import { planRandomWeights } from '../../lib/model/plan.js';
@@ -63,15 +64,54 @@ describe('memory plan', () => {
     assert.equal(plan({ kvCache: { memory: '100%' } }, workspaceBytes + 300 * blockBytes).cacheBlocks, 300);
   });
 
-  for (const memory of [-1, Number.NaN, '101%', '90', 'all', undefined])
+  for (const memory of [-1, Number.NaN, '101%', '90', 'all', null])
     it(`refuses a kvCache of ${memory}`, () =>
       assertThrowsQwen2(() => plan({ kvCache: { memory } }), 'invalid_argument', `kvCache.memory must be a number`));
+
+  it('holds almost twice as many tokens of 8 bits in the same memory', () => {
+    const { headDim } = config;
+    for (const dtype of ['fp8', 'int8']) {
+      const { cacheDtype, cacheBlocks, cacheBytes } = plan({ kvCache: { memory: 1000 * blockBytes, dtype } });
+      assert.equal(cacheDtype, dtype);
+      assert.equal(cacheBlocks, Math.floor((1000 * 2 * headDim) / (headDim + 4)));
+      assert.ok(cacheBytes <= 1000 * blockBytes);
+    }
+  });
+
+  it('holds keys and values as activations, where nothing else was asked for', () => {
+    for (const kvCache of [undefined, {}, { dtype: undefined }, { dtype: 'bf16' }, { memory: '50%' }])
+      assert.equal(plan({ kvCache }).cacheDtype, 'bf16');
+  });
+
+  for (const dtype of ['f32', 'fp16', 'INT8', 8, null])
+    it(`refuses a cache of ${dtype}`, () =>
+      assertThrowsQwen2(
+        () => plan({ kvCache: { dtype } }),
+        'invalid_argument',
+        `kvCache.dtype must be 'fp8', 'int8' or 'bf16'; it is ${inWords(dtype)}`,
+      ));
+
+  it('refuses what else stands in kvCache', () =>
+    assertThrowsQwen2(
+      () => plan({ kvCache: { dtyp: 'fp8' } }),
+      'invalid_argument',
+      'There is no option kvCache.dtyp; known are memory and dtype',
+    ));
+
+  it('refuses 8 bits for heads that are no multiple of 16', () => {
+    const narrow = parseConfig({ ...smallConfig, hidden_size: 24 * smallConfig.num_attention_heads }, 'config.json');
+    assertThrowsQwen2(
+      () => planMemory(device, planRandomWeights(narrow), 'bf16', gigabyte, { kvCache: { dtype: 'int8' } }),
+      'unsupported',
+      "kvCache.dtype 'int8' needs heads of a multiple of 16; this model's are of 24. Leave it out",
+    );
+  });
 
   it('refuses a cache of tokens and of memory', () =>
     assertThrowsQwen2(
       () => plan({ kvCache: { memory: '90%' }, cacheTokens: 100 }),
       'invalid_argument',
-      'cacheTokens or kvCache, not both',
+      'cacheTokens or kvCache.memory, not both',
     ));
 
   const ranges: Record<string, number> = {

@@ -1,23 +1,15 @@
 import assert from 'node:assert/strict';
 import { Qwen2Error } from '../../lib/native/errors.js';
-import type { SamplingParameters } from '../../lib/sampler/parameters.js';
-import { fixtureFolder } from '../support/checkpoints.js';
 import { EngineBench, type EngineBenchOptions, type Outcome, withEngine } from '../support/engineBench.js';
+import {
+  engineFolder as folder,
+  oneByOne,
+  promptOf,
+  submit,
+  vocabularySize,
+  type Work,
+} from '../support/engineWork.js';
 import { devicesUnderTest, isCuda, reference, requireDevice } from '../support/opBench.js';
-import { philox } from '../support/philox.js';
-
-const folder = fixtureFolder('qwen2-gqa-8h2kv');
-const vocabularySize = 512;
-
-/** A prompt of random tokens, a function of the seed. */
-const promptOf = (length: number, seed: number) =>
-  Array.from({ length }, (_, i) => philox([i, 0, 0, 3], [seed, 0])[0] % vocabularySize);
-
-interface Work extends SamplingParameters {
-  prompt: number[];
-  choice?: number;
-  priority?: number;
-}
 
 /** Greedy and seeded, with and without penalties, short and long: together they fill steps of every kind. */
 const company: Work[] = [
@@ -33,17 +25,6 @@ const company: Work[] = [
   { prompt: [...promptOf(70, 4).slice(0, 65), 8], maxTokens: 8, temperature: 1, seed: 11, priority: 1 },
   { prompt: promptOf(33, 6), maxTokens: 8, repetitionPenalty: 1.2, priority: -1 },
 ];
-
-const submit = (bench: EngineBench, { prompt, ...given }: Work) => bench.submit(prompt, given).done;
-
-/** Each by itself, one after the other. */
-async function alone(options: EngineBenchOptions): Promise<Outcome[]> {
-  return withEngine(folder, options, async (bench) => {
-    const outcomes: Outcome[] = [];
-    for (const work of company) outcomes.push(await submit(bench, work));
-    return outcomes;
-  });
-}
 
 /** @returns also how often a sequence that had begun to answer was found without its blocks */
 function together(options: EngineBenchOptions): Promise<{ outcomes: Outcome[]; putBack: number }> {
@@ -72,7 +53,7 @@ describe('engine', () => {
       let expected: Outcome[];
       before(async function () {
         requireDevice(this, { title, name: device, ...(simd && { simd }), ...rest });
-        expected = await alone(on);
+        expected = await withEngine(folder, on, (bench) => oneByOne(bench, company));
         for (const [i, { tokens, ends }] of expected.entries()) {
           assert.equal(tokens.length, company[i]!.maxTokens);
           assert.deepEqual(ends, ['length']);
@@ -240,11 +221,13 @@ describe('engine', () => {
 
     it('in the midst of others costs no blocks and leaves later sequences intact', () =>
       withEngine(folder, { contextLength: 96, cacheTokens: 96 }, async (bench) => {
-        const first = bench.submit(promptOf(30, 30), { maxTokens: 40 });
-        while (first.outcome.tokens.length < 5) await new Promise(setImmediate);
-        const failed = await submit(bench, poison);
-        assertDeviceError((await first.done).ends);
-        assertDeviceError(failed.ends);
+        let failed: Promise<Outcome> | undefined;
+        const onToken = (count: number) => {
+          if (count === 5) failed = submit(bench, poison);
+        };
+        const first = await bench.submit(promptOf(30, 30), { maxTokens: 40, onToken }).done;
+        assertDeviceError(first.ends);
+        assertDeviceError((await failed!).ends);
         const everything = { prompt: promptOf(90, 31), maxTokens: 6 };
         assert.deepEqual((await submit(bench, everything)).tokens, await aloneTokens(everything));
       }));

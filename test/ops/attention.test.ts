@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
+import type { CacheDType } from '../../lib/model/kvCache.js';
 import { partOf, prepareAttention, randomSequence } from '../support/attentionCall.js';
 import { type Attended, type AttentionSequence, type AttentionShape, attend } from '../support/attentionModel.js';
 import { assertClose, assertSameBits, rmsError } from '../support/compare.js';
+import { heldInCache, isRounded } from '../support/kvRounding.js';
 import {
   activationsOf,
   type DeviceCase,
@@ -185,6 +187,19 @@ const cases: Case[] = [
   },
 ];
 
+/** With caches of 8 bits: one group of heads each, D = 64 and D = 128, and what has no group. */
+const casesOf = (device: DeviceCase, cacheDtype: CacheDType): Case[] =>
+  cases.filter(({ title, shape }) => {
+    if (!supports(device, shape)) return false;
+    if (!isRounded(cacheDtype)) return true;
+    return (
+      shape.headDim % 16 === 0 &&
+      !/^(no groups|a group of 30):/.test(title) &&
+      !title.startsWith(otherGroup[cacheDtype])
+    );
+  });
+const otherGroup = { fp8: 'a group of 8:', int8: 'a group of 7:' };
+
 interface Expected {
   sequences: AttentionSequence[];
   attended: Attended;
@@ -197,13 +212,16 @@ const supports = (device: DeviceCase, { headDim }: { headDim: number }) =>
 const expectedByCase = new Map<string, Expected>();
 
 /** The values of a case and what they give, row after row: made once for all devices. */
-function expectations(dtype: Activation, { title, shape, sequences: given }: Case): Expected {
-  const key = `${dtype} ${title}`;
+function expectations(dtype: Activation, cacheDtype: CacheDType, { title, shape, sequences: given }: Case): Expected {
+  const key = `${dtype} ${cacheDtype} ${title}`;
   let made = expectedByCase.get(key);
   if (made === undefined) {
     const sequences = given.map((sizes, b) => randomSequence(shape, dtype, sizes, b));
+    const held = (x: Float64Array) => heldInCache(cacheDtype, x, shape.headDim);
     const parts = sequences.map((sequence) =>
-      sequence.context > 0 ? attend(sequence, shape) : zeros(sequence.queries * shape.heads * shape.headDim),
+      sequence.context > 0
+        ? attend({ ...sequence, k: held(sequence.k), v: held(sequence.v) }, shape)
+        : zeros(sequence.queries * shape.heads * shape.headDim),
     );
     const all = (name: keyof Attended) => Float64Array.from(parts.flatMap((part) => [...part[name]]));
     const attended = {
@@ -242,18 +260,19 @@ for (const device of [reference, ...devicesUnderTest])
     });
 
     for (const dtype of activationsOf(device))
-      for (const given of cases.filter(({ shape }) => supports(device, shape)))
-        it(`${given.title}, ${dtype}`, () =>
-          withBench(device, async (bench) => {
-            const expected = expectations(dtype, given);
-            const args = prepareAttention(bench, dtype, given.shape, expected.sequences);
-            bench.run('attention', args);
-            const out = await bench.read(args.out);
-            const { exact, inBf16 } = expected.attended;
-            assertClose(out, exact, elementError(device, dtype, expected, given.shape.headDim));
-            if (out.length > 0) assert.ok(rmsError(out, exact) <= 2 * rmsError(inBf16, exact) || dtype === 'f32');
-            await bench.requireGapsUntouched(args.out);
-          }));
+      for (const cacheDtype of [dtype, 'fp8', 'int8'] as const)
+        for (const given of casesOf(device, cacheDtype))
+          it(`${given.title}, ${dtype}${cacheDtype === dtype ? '' : ` with a cache of ${cacheDtype}`}`, () =>
+            withBench(device, async (bench) => {
+              const expected = expectations(dtype, cacheDtype, given);
+              const args = prepareAttention(bench, dtype, given.shape, expected.sequences, cacheDtype);
+              bench.run('attention', args);
+              const out = await bench.read(args.out);
+              const { exact, inBf16 } = expected.attended;
+              assertClose(out, exact, elementError(device, dtype, expected, given.shape.headDim));
+              if (out.length > 0) assert.ok(rmsError(out, exact) <= 2 * rmsError(inBf16, exact) || dtype === 'f32');
+              await bench.requireGapsUntouched(args.out);
+            }));
 
     it('gives the same step the same bits again', () =>
       withBench(device, async (bench) => {

@@ -117,7 +117,17 @@ describeContract({
     {
       title: 'a cache of blocks of another size',
       change: (bench) => ({ cache: bench.empty('u8', [6, 64]) }),
-      says: /cache must be \[blocks=6, kv_block_bytes=\d+\]: kv_block_bytes is set by heads, head_dim and block_size/,
+      says: /cache must be \[blocks=6, kv_block_bytes=\d+\]: kv_block_bytes is set by cache_dtype, heads, head_dim and block_size/,
+    },
+    ...(['f32', 'u8', 'int4'] as const).map((cache_dtype) => ({
+      title: `a cache of ${cache_dtype}`,
+      change: () => ({ cache_dtype }),
+      says: /cache_dtype must be fp8, int8, or bf16 as the activations/,
+    })),
+    {
+      title: 'a cache of 8 bits for heads that are no multiple of 16',
+      change: () => ({ cache_dtype: 'fp8' as const }),
+      says: /head_dim must be a multiple of 16 for a cache of fp8/,
     },
     ...[0, -16, 8, 17, 4112].map((block_size) => ({
       title: `a block size of ${block_size}`,

@@ -1,10 +1,16 @@
 import assert from 'node:assert/strict';
 import { nativeAddon } from '../../lib/native/addon.js';
 import type { OpArguments, OpName } from '../../lib/native/ops.js';
-import type { Tensor } from '../../lib/native/tensor.js';
+import type { DType, Tensor } from '../../lib/native/tensor.js';
 
 /** How the type of an argument in lib/native/ops.ts reads. */
-type Kind<Argument> = Tensor extends Argument ? (undefined extends Argument ? 'optionalTensor' : 'tensor') : 'number';
+type Kind<Argument> = Tensor extends Argument
+  ? undefined extends Argument
+    ? 'optionalTensor'
+    : 'tensor'
+  : DType extends Argument
+    ? 'dtype'
+    : 'number';
 
 /** The compiler holds this table against the types of OpArguments: no field more, none less, none of another kind. */
 const declared: {
@@ -23,6 +29,8 @@ const declared: {
     rope_table: 'tensor',
     slots: 'tensor',
     cache: 'tensor',
+    smoothing: 'optionalTensor',
+    cache_dtype: 'dtype',
     num_heads: 'number',
     num_kv_heads: 'number',
     head_dim: 'number',
@@ -35,6 +43,7 @@ const declared: {
     query_starts: 'tensor',
     context_lengths: 'tensor',
     out: 'tensor',
+    cache_dtype: 'dtype',
     num_kv_heads: 'number',
     head_dim: 'number',
     block_size: 'number',

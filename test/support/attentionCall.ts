@@ -1,3 +1,4 @@
+import type { CacheDType } from '../../lib/model/kvCache.js';
 import type { OpArguments } from '../../lib/native/ops.js';
 import type { Tensor } from '../../lib/native/tensor.js';
 import type { AttentionSequence, AttentionShape } from './attentionModel.js';
@@ -43,12 +44,13 @@ export function prepareAttention(
   dtype: Activation,
   shape: AttentionShape,
   sequences: readonly AttentionSequence[],
+  cacheDtype: CacheDType = dtype,
 ): OpArguments['attention'] {
   const { kvHeads, headDim, heads, blockSize, window, scale } = shape;
   const tokens = sequences.map(({ k }) => k.length / (kvHeads * headDim));
   const tables = blockTables(tokens, blockSize);
-  const cache = emptyCache(bench, dtype, tables.blocks, shape);
-  fillCache(bench, dtype, shape, sequences, tables.rows, cache);
+  const cache = emptyCache(bench, cacheDtype, tables.blocks, shape);
+  fillCache(bench, dtype, shape, sequences, tables.rows, { cache, cacheDtype });
   const T = sequences.reduce((sum, { queries }) => sum + queries, 0);
   let start = 0;
   const starts = [0, ...sequences.map(({ queries }) => (start += queries))];
@@ -64,6 +66,7 @@ export function prepareAttention(
     query_starts: i32(starts),
     context_lengths: i32(sequences.map(({ context }) => context)),
     out: bench.empty(dtype, [T, width], width + 4),
+    cache_dtype: cacheDtype,
     num_kv_heads: kvHeads,
     head_dim: headDim,
     block_size: blockSize,
@@ -95,7 +98,7 @@ function fillCache(
   { kvHeads, headDim: D, blockSize }: AttentionShape,
   sequences: readonly AttentionSequence[],
   tables: readonly number[][],
-  cache: Tensor,
+  { cache, cacheDtype }: { cache: Tensor; cacheDtype: CacheDType },
 ): void {
   const width = kvHeads * D;
   for (const [b, { k, v }] of sequences.entries()) {
@@ -116,6 +119,7 @@ function fillCache(
         Array.from({ length: tokens }, (_, t) => tables[b]![Math.floor(t / blockSize)]! * blockSize + (t % blockSize)),
       ),
       cache,
+      cache_dtype: cacheDtype,
       num_heads: kvHeads,
       num_kv_heads: kvHeads,
       head_dim: D,

@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import { openCheckpoint } from '../../lib/checkpoint/folder.js';
 import { Engine } from '../../lib/engine/engine.js';
 import { type EngineOptions, type EnginePlan, planMemory } from '../../lib/engine/memory.js';
@@ -6,9 +7,11 @@ import { Model } from '../../lib/generation/model.js';
 import { planWeights, type WeightOptions } from '../../lib/model/plan.js';
 import { loadWeights, type Weights } from '../../lib/model/weights.js';
 import { Device } from '../../lib/native/device.js';
+import type { OpName } from '../../lib/native/ops.js';
 import type { Stream } from '../../lib/native/stream.js';
 import { resolveSamplingParameters, type SamplingParameters } from '../../lib/sampler/parameters.js';
 import { loadTokenizer } from '../../lib/tokenizer/tokenizer.js';
+import { failure } from './streamWork.js';
 
 export interface EngineBenchOptions extends EngineOptions, WeightOptions {
   device?: string;
@@ -23,11 +26,13 @@ export interface EngineBenchOptions extends EngineOptions, WeightOptions {
 export interface Outcome {
   tokens: number[];
   logprobs: (Logprobs | undefined)[];
+  /** Those of the prompt, by position, if `promptLogprobs` is set. */
+  prompt: Logprobs[];
   /** The reason, or the error; how often each was told. */
   ends: (FinishReason | Error)[];
 }
 
-interface Submission extends SamplingParameters {
+export interface Submission extends SamplingParameters {
   stopTokens?: number[];
   choice?: number;
   priority?: number;
@@ -108,7 +113,7 @@ export class EngineBench {
     const { stopTokens = [], choice = 0, priority = 0, onToken, onPrompt, maxTokens = 8, ...given } = submission;
     const limits = { vocabularySize: this.#vocabularySize, maxLogprobs: 20 };
     const parameters = resolveSamplingParameters({ temperature: 0, seed: 1, logprobs: 20, ...given }, {}, limits);
-    const outcome: Outcome = { tokens: [], logprobs: [], ends: [] };
+    const outcome: Outcome = { tokens: [], logprobs: [], prompt: [], ends: [] };
     let finish: (outcome: Outcome) => void;
     const done = new Promise<Outcome>((resolve) => {
       finish = resolve;
@@ -124,13 +129,39 @@ export class EngineBench {
         onToken?.(outcome.tokens.length);
         return false;
       },
-      onPromptLogprobs: () => onPrompt?.(),
+      onPromptLogprobs: (first, logprobs) => {
+        assert.equal(first, Math.max(1, outcome.prompt.length), 'each token of a prompt is told of once, in order');
+        for (const [i, entry] of logprobs.entries()) outcome.prompt[first + i] = entry;
+        onPrompt?.();
+      },
       onEnd: end,
       onError: (error) => end(error as Error),
     };
     const request = { prompt, parameters, stopTokens: new Set(stopTokens), maxTokens, priority, choice };
     const sequence: Sequence = this.engine.submit(request, listener);
     return { sequence, done, outcome };
+  }
+
+  /**
+   * Puts work that fails on the device in front of the next operation of a name, once: `deviceError` tells of it. Not
+   * while steps are captured, unless the operation is `sample`.
+   */
+  failBefore(name: OpName, onFailure: () => void = () => {}): void {
+    const { device, stream } = this;
+    const x = device.tensor('i32', [1, 1]);
+    const rows = device.tensor('i32', [1]);
+    const out = device.tensor('i32', [1, 1]);
+    const run = stream.run;
+    stream.run = (next, args) => {
+      if (next === name) {
+        stream.run = run;
+        stream.upload(rows, Int32Array.of(missingRow));
+        stream.run('gather_rows', { x, rows, out });
+        for (const { storage } of [x, rows, out]) void storage.dispose();
+        onFailure();
+      }
+      run.call(stream, next, args);
+    };
   }
 
   async dispose(): Promise<void> {
@@ -140,6 +171,14 @@ export class EngineBench {
     Device.prototype.dispose.call(this.device);
   }
 }
+
+const missingRow = 99;
+
+/** For `assert.throws`: what `failBefore` makes sequences end with. */
+export const deviceError = failure(
+  'invalid_argument',
+  new RegExp(`rows\\[0\\] = ${missingRow} is outside the 1 rows of x; in gather_rows\\(`),
+);
 
 /** Loads a bench, and frees it after `body`. */
 export async function withEngine<T>(

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { nativeAddon, type OperationField } from '../../lib/native/addon.js';
 import { Qwen2Error } from '../../lib/native/errors.js';
 import type { OpArguments, OpName } from '../../lib/native/ops.js';
-import { dtypeIndex, layoutIndex, Tensor } from '../../lib/native/tensor.js';
+import { type DType, dtypeIndex, layoutIndex, Tensor } from '../../lib/native/tensor.js';
 import type { OpBench } from './opBench.js';
 import type { Random } from './random.js';
 
@@ -18,10 +18,14 @@ const numbers = [
 /** Integers to stand in device memory. */
 const integers = [0, 1, 2, 3, 5, 16, 100, -1, -2, 2 ** 31 - 1, -(2 ** 31)];
 
-function recordOf(fields: readonly OperationField[], args: Record<string, Tensor | number | undefined>): number[] {
+function recordOf(
+  fields: readonly OperationField[],
+  args: Record<string, Tensor | number | DType | undefined>,
+): number[] {
   return fields.flatMap(({ name }) => {
     const value = args[name];
     if (typeof value === 'number') return [value];
+    if (typeof value === 'string') return [dtypeIndex[value]];
     if (value === undefined) return new Array<number>(tensorNumbers).fill(0);
     const { storage, byteOffset, dtype, layout, shape, strides, group } = value;
     const four = (list: readonly number[]) => Array.from({ length: 4 }, (_, i) => list[i] ?? 0);
@@ -69,7 +73,7 @@ export async function fuzz<Name extends OpName>(
     .operations()
     .findIndex(({ name }) => name === op);
   const { fields } = nativeAddon().operations()[index]!;
-  const args = valid(bench) as Record<string, Tensor | number | undefined>;
+  const args = valid(bench) as Record<string, Tensor | number | DType | undefined>;
   const record = recordOf(fields, args);
   const indices = await integersOf(bench, args);
   const outcome = { refused: 0, failed: 0, ran: 0 };
@@ -95,7 +99,7 @@ export async function fuzz<Name extends OpName>(
 }
 
 /** The storages of i32 arguments, with what they hold. */
-async function integersOf(bench: OpBench, args: Record<string, Tensor | number | undefined>) {
+async function integersOf(bench: OpBench, args: Record<string, Tensor | number | DType | undefined>) {
   const tensors = Object.values(args).filter((value) => value instanceof Tensor && value.dtype === 'i32') as Tensor[];
   return await Promise.all(
     tensors.map(async ({ storage }) => {

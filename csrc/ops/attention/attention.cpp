@@ -12,7 +12,8 @@ void check(Contract& contract, const AttentionArgs& args) {
   contract.tensor("q", args.q, {&T, &width}, activation);
   contract.tensor("out", args.out, {&T, &width}, activation);
   contract.same_dtype("q", args.q, "out", args.out);
-  contract.kv_cache("cache", args.cache, args.q.dtype, args.num_kv_heads, args.head_dim, args.block_size);
+  contract.kv_cache("cache", args.cache, args.cache_dtype, args.q.dtype, args.num_kv_heads, args.head_dim,
+                    args.block_size);
   contract.tensor("context_lengths", args.context_lengths, {&B}, DType::i32);
   contract.tensor("block_tables", args.block_tables, {&B, &max_blocks}, DType::i32);
   contract.tensor("query_starts", args.query_starts, {&starts}, DType::i32);

@@ -13,20 +13,26 @@ namespace {
 constexpr int prefill_slots = 3;
 
 struct Prefill {
+  DType cache_dtype;
   int head_dim, rows;
   void (*kernel)(Step);
   size_t shared_bytes;
 };
 
-template <int D, int row_tiles>
+template <typename E, int D, int row_tiles>
 constexpr Prefill prefill_of() {
-  using Shared = PrefillShared<D, row_tiles, prefill_slots>;
-  return {D, Shared::rows, prefill_kernel<D, row_tiles, prefill_slots>, sizeof(Shared)};
+  using Shared = PrefillShared<E, D, row_tiles, prefill_slots>;
+  return {E::dtype, D, Shared::rows, prefill_kernel<E, D, row_tiles, prefill_slots>, sizeof(Shared)};
 }
 
-constexpr Prefill prefills[] = {prefill_of<64, 1>(), prefill_of<64, 2>(), prefill_of<128, 1>(), prefill_of<128, 2>()};
+constexpr Prefill prefills[] = {
+    prefill_of<KvBf16, 64, 1>(), prefill_of<KvBf16, 64, 2>(), prefill_of<KvBf16, 128, 1>(), prefill_of<KvBf16, 128, 2>(),
+    prefill_of<KvInt8, 64, 1>(), prefill_of<KvInt8, 64, 2>(), prefill_of<KvInt8, 128, 1>(), prefill_of<KvInt8, 128, 2>(),
+    prefill_of<KvFp8, 64, 1>(),  prefill_of<KvFp8, 64, 2>(),  prefill_of<KvFp8, 128, 1>(),  prefill_of<KvFp8, 128, 2>(),
+};
 
 struct Decode {
+  DType cache_dtype;
   int head_dim;
   void (*run)(Context&, const Step&);
 };
@@ -37,14 +43,14 @@ constexpr int64_t resident_blocks(size_t shared_bytes_per_block, size_t shared_b
   return static_cast<int64_t>(std::clamp<size_t>((shared_bytes_per_block + 1024) / (shared_bytes + 1024), 1, 2));
 }
 
-template <int D, int stages>
+template <typename E, int D, int stages>
 void run_decode(Context& context, const Step& step) {
-  constexpr size_t shared_bytes = sizeof(DecodeShared<D, stages>);
+  constexpr size_t shared_bytes = sizeof(DecodeShared<E, D, stages>);
   const int64_t blocks = context.device().multiprocessors *
                          resident_blocks(context.device().shared_bytes_per_block, shared_bytes);
   auto* pieces = static_cast<Piece<D>*>(
       context.workspace(static_cast<size_t>(blocks * pieces_per_block) * sizeof(Piece<D>)));
-  launch(context, decode_kernel<D, stages>,
+  launch(context, decode_kernel<E, D, stages>,
          {.blocks = static_cast<unsigned>(blocks),
           .threads = attention_threads,
           .shared_bytes = shared_bytes,
@@ -58,13 +64,24 @@ void run_decode(Context& context, const Step& step) {
          step, pieces);
 }
 
-constexpr Decode decodes[] = {{64, run_decode<64, 5>}, {128, run_decode<128, 3>}};
+template <typename E, int D, int stages>
+constexpr Decode decode_of() {
+  return {E::dtype, D, run_decode<E, D, stages>};
+}
+
+constexpr Decode decodes[] = {
+    decode_of<KvBf16, 64, 5>(),  decode_of<KvInt8, 64, 8>(),  decode_of<KvFp8, 64, 8>(),
+    decode_of<KvBf16, 128, 3>(), decode_of<KvInt8, 128, 4>(), decode_of<KvFp8, 128, 4>(),
+};
 
 constexpr size_t a100_block = 163 << 10, hopper_block = 227 << 10, ada_block = 99 << 10;
-static_assert(sizeof(DecodeShared<128, 3>) <= ada_block && sizeof(PrefillShared<128, 2, prefill_slots>) <= ada_block);
-static_assert(resident_blocks(a100_block, sizeof(DecodeShared<64, 5>)) == 2);
-static_assert(resident_blocks(hopper_block, sizeof(DecodeShared<128, 3>)) == 2);
-static_assert(resident_blocks(a100_block, sizeof(PrefillShared<128, 2, prefill_slots>)) == 2);
+static_assert(sizeof(DecodeShared<KvBf16, 128, 3>) <= ada_block);
+static_assert(sizeof(PrefillShared<KvBf16, 128, 2, prefill_slots>) <= ada_block);
+static_assert(resident_blocks(a100_block, sizeof(DecodeShared<KvBf16, 64, 5>)) == 2);
+static_assert(resident_blocks(hopper_block, sizeof(DecodeShared<KvBf16, 128, 3>)) == 2);
+static_assert(resident_blocks(a100_block, sizeof(DecodeShared<KvInt8, 64, 8>)) == 2);
+static_assert(resident_blocks(a100_block, sizeof(DecodeShared<KvInt8, 128, 4>)) == 2);
+static_assert(resident_blocks(a100_block, sizeof(PrefillShared<KvBf16, 128, 2, prefill_slots>)) == 2);
 
 Step step_of(Context& context, const AttentionArgs& args) {
   const int64_t D = args.head_dim, heads = args.q.shape[1] / D;
@@ -72,12 +89,12 @@ Step step_of(Context& context, const AttentionArgs& args) {
   return {
       .q = rows_of<const bf16>(args.q),
       .out = rows_of<bf16>(args.out),
-      .cache = args.cache.as<const bf16>(),
+      .cache = args.cache.as<const char>(),
       .block_tables = args.block_tables.as<const int32_t>(),
       .query_starts = args.query_starts.as<const int32_t>(),
       .context_lengths = args.context_lengths.as<const int32_t>(),
       .cache_blocks = args.cache.shape[0],
-      .block_stride = args.cache.strides[0] / size_of(DType::bf16),
+      .block_stride = args.cache.strides[0],
       .table_blocks = args.block_tables.shape[1],
       .table_stride = args.block_tables.strides[0],
       .block = {args.num_kv_heads, D, args.block_size},
@@ -102,16 +119,17 @@ Step step_of(Context& context, const AttentionArgs& args) {
 }
 
 // The tall tile where it still gives every multiprocessor two blocks.
-const Prefill& choose_prefill(const Step& step, int multiprocessors) {
+const Prefill& choose_prefill(const Step& step, DType cache_dtype, int multiprocessors) {
   const int64_t tall = prefill_tile_bound(step.tokens, step.sequences, step.group, 128) * step.kv_heads;
   const int rows = tall >= 2 * int64_t{multiprocessors} ? 128 : 64;
   for (const Prefill& prefill : prefills)
-    if (prefill.head_dim == step.block.head_dim && prefill.rows == rows) return prefill;
+    if (prefill.cache_dtype == cache_dtype && prefill.head_dim == step.block.head_dim && prefill.rows == rows)
+      return prefill;
   fail("internal", "attention: no prefill of %d rows for head_dim %d", rows, static_cast<int>(step.block.head_dim));
 }
 
-void run_prefill(Context& context, const Step& step) {
-  const Prefill& prefill = choose_prefill(step, context.device().multiprocessors);
+void run_prefill(Context& context, const Step& step, DType cache_dtype) {
+  const Prefill& prefill = choose_prefill(step, cache_dtype, context.device().multiprocessors);
   const int64_t tiles = prefill_tile_bound(step.tokens, step.sequences, step.group, prefill.rows);
   launch(context, prefill.kernel,
          {.blocks = static_cast<unsigned>(tiles * step.kv_heads),
@@ -125,8 +143,9 @@ void run_prefill(Context& context, const Step& step) {
 
 void attention(Context& context, const AttentionArgs& args) {
   require_bf16("attention", args.q);
-  const auto decode = std::find_if(std::begin(decodes), std::end(decodes),
-                                   [&](const Decode& d) { return d.head_dim == args.head_dim; });
+  const auto decode = std::find_if(std::begin(decodes), std::end(decodes), [&](const Decode& d) {
+    return d.head_dim == args.head_dim && d.cache_dtype == args.cache_dtype;
+  });
   if (decode == std::end(decodes))
     fail("unsupported", "attention: CUDA devices have kernels for head_dim 64 and 128, not %d; use the cpu device",
          args.head_dim);
@@ -134,7 +153,7 @@ void attention(Context& context, const AttentionArgs& args) {
   if (splits_keys(step.tokens, step.sequences, step.group)) {
     decode->run(context, step);
   } else {
-    run_prefill(context, step);
+    run_prefill(context, step, args.cache_dtype);
   }
 }
 

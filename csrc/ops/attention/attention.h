@@ -7,8 +7,9 @@
 //   out[t, h] = Σ_j softmax_j(scale · q[t, h]·k[j]) · v[j]
 // Position j of sequence b is in place j % block_size of block block_tables[b, j / block_size].
 //
-// Scores and softmax are fp32; probabilities may be rounded to the cache's dtype as the operand of the product with V,
-// whose sum, and the softmax's sum, are fp32. Keys are reduced in chunks at absolute positions merged in one order, so
+// Scores and softmax are fp32; probabilities may be rounded to the activations' dtype as the operand of the product with
+// V (those of an fp8 or int8 cache after they are multiplied by the scales of their values), whose sum, and the softmax's
+// sum, are fp32. Keys are reduced in chunks at absolute positions merged in one order, so
 // a row gives the same bits alone and in company; on CUDA devices which chunks are merged first depends on the lengths
 // in the step, so there the same step gives the same bits on devices of one kind, and another step may not. Rows of
 // sequences with context length 0 (padding) are zeros.
@@ -22,19 +23,20 @@ namespace qwen2 {
 
 struct AttentionArgs {
   Tensor q;                // activation[T, Hq·D], rotated; rows may be strided (a part of qkv)
-  Tensor cache;            // u8[blocks, kv_block_bytes] of rope_and_cache
+  Tensor cache;            // u8[blocks, kv_block_bytes] of rope_and_cache, with the same cache_dtype
   Tensor block_tables;     // i32[B, max_blocks]
   Tensor query_starts;     // i32[B + 1], from 0 to T, not falling
   Tensor context_lengths;  // i32[B]
   Tensor out;              // dtype of q[T, Hq·D]
+  DType cache_dtype;
   int32_t num_kv_heads;
   int32_t head_dim;
   int32_t block_size;
   int32_t window;
   float scale;
 };
-QWEN2_FIELDS(AttentionArgs, q, cache, block_tables, query_starts, context_lengths, out, num_kv_heads, head_dim,
-             block_size, window, scale)
+QWEN2_FIELDS(AttentionArgs, q, cache, block_tables, query_starts, context_lengths, out, cache_dtype, num_kv_heads,
+             head_dim, block_size, window, scale)
 
 void check(Contract& contract, const AttentionArgs& args);
 

@@ -37,6 +37,7 @@ struct Shape {
   int64_t D() const { return block.head_dim; }
   int64_t padded() const { return block.padded_dim(); }
   int64_t tile_rows() const { return tile_tokens * group; }
+  bool quantized() const { return is_quantized_cache(args.cache_dtype); }
 };
 
 // Query tokens first … first + tokens of a sequence, under one KV head.
@@ -79,24 +80,40 @@ struct Partial {
 // A worker's scratch.
 struct Work {
   float* scores;        // [rows, 256]
-  bf16* probabilities;  // [rows, 256]
-  bf16* tail;           // the values of a sequence's last group, with zeros for tokens that are not there
+  float* key_scales;    // [256]: what the products with a chunk's keys are multiplied by to be scores
+  float* value_scales;  // [256]: what probabilities are multiplied by to be factors of a chunk's values
   float* partial;
   float* total;
+  bf16* probabilities;  // [rows, 256]
+  bf16* values;         // a chunk's, if the cache has 8 bits; or else those of a sequence's last group, with zeros for
+                        // tokens that are not there
+  bf16* keys;           // a chunk's, if the cache has 8 bits
 
   static size_t bytes(const Shape& shape) {
     const int64_t rows = shape.tile_rows();
-    const int64_t floats = rows * chunk_keys + 2 * Partial::floats(shape);
-    const int64_t halves = rows * chunk_keys + kv_group * shape.padded();
+    const int64_t floats = (rows + 2) * chunk_keys + 2 * Partial::floats(shape);
+    const int64_t halves = rows * chunk_keys + value_elements(shape) + (shape.quantized() ? chunk_keys * shape.D() : 0);
     return static_cast<size_t>(floats) * sizeof(float) + static_cast<size_t>(halves) * sizeof(bf16);
   }
   Work(void* memory, const Shape& shape) {
     const int64_t rows = shape.tile_rows();
     scores = static_cast<float*>(memory);
-    partial = scores + rows * chunk_keys;
+    key_scales = scores + rows * chunk_keys;
+    value_scales = key_scales + chunk_keys;
+    partial = value_scales + chunk_keys;
     total = partial + Partial::floats(shape);
     probabilities = reinterpret_cast<bf16*>(total + Partial::floats(shape));
-    tail = probabilities + rows * chunk_keys;
+    values = probabilities + rows * chunk_keys;
+    keys = values + value_elements(shape);
+    for (int64_t j = 0; j < chunk_keys; ++j) {
+      key_scales[j] = shape.args.scale;
+      value_scales[j] = 1;
+    }
+  }
+
+ private:
+  static int64_t value_elements(const Shape& shape) {
+    return (shape.quantized() ? chunk_keys : kv_group) * shape.padded();
   }
 };
 
@@ -118,7 +135,39 @@ const bf16* without_missing_tokens(const Shape& shape, const bf16* values, int64
   return tail;
 }
 
-Groups find_groups(const Shape& shape, const Tile& tile, int64_t chunk, bf16* tail) {
+F32 decode(Int8Kv, I32 bytes) { return to_floats(sub(bytes, splat_int(128))); }
+F32 decode(Fp8Kv, I32 bytes) {
+  return mul(__builtin_bit_cast(F32, (bytes & 0x80) << 24 | (bytes & 0x7F) << 20), splat(0x1p120f));
+}
+
+// Elements of 8 bits in the order that they are in, without their scales.
+template <typename E>
+void widen(const uint8_t* from, int64_t count, bf16* to) {
+  for (int64_t i = 0; i < count; i += lanes) store(to + i, decode(E{}, widen_bytes(from + i)));
+}
+
+// Scales of a group of 16 keys, or values. Tokens past the context were never written: theirs are zero.
+void load_scales(const float* from, int64_t tokens, float factor, float* to) {
+  for (int64_t j = 0; j < kv_group; ++j) to[j] = j < tokens ? from[j] * factor : 0.0f;
+}
+
+// A group of a block of 8-bit elements, from place `place` on: as bf16 and with its scales in `work`.
+template <typename E>
+void widen_group(const Shape& shape, const Tile& tile, const uint8_t* block, int64_t place, int64_t tokens, int64_t group,
+                 Groups& groups, const Work& work) {
+  bf16* keys = work.keys + group * kv_group * shape.D();
+  bf16* values = work.values + group * kv_group * shape.padded();
+  widen<E>(block + shape.block.key_group(tile.kv_head, place), kv_group * shape.D(), keys);
+  widen<E>(block + shape.block.value_pair(tile.kv_head, place), kv_group * shape.padded(), values);
+  groups.keys[group] = keys;
+  groups.values[group] = values;
+  const auto* scales = reinterpret_cast<const float*>(block + shape.block.elements());
+  const KvScales at = shape.block.scales();
+  load_scales(scales + at.key(tile.kv_head, place), tokens, shape.args.scale, work.key_scales + group * kv_group);
+  load_scales(scales + at.value(tile.kv_head, place), tokens, 1, work.value_scales + group * kv_group);
+}
+
+Groups find_groups(const Shape& shape, const Tile& tile, int64_t chunk, const Work& work) {
   Groups groups;
   groups.first_key = chunk * chunk_keys;
   const int64_t low = tile.begin_key(shape) - groups.first_key, high = tile.end_key() - groups.first_key;
@@ -126,19 +175,25 @@ Groups find_groups(const Shape& shape, const Tile& tile, int64_t chunk, bf16* ta
   groups.end = high < chunk_keys ? (high + kv_group - 1) / kv_group : chunk_groups;
   for (int64_t g = groups.begin; g < groups.end; ++g) {
     const int64_t position = groups.first_key + g * kv_group, place = position % shape.args.block_size;
-    const bf16* block =
-        reinterpret_cast<const bf16*>(shape.args.cache.row<uint8_t>(tile.s.blocks[position / shape.args.block_size]));
-    groups.keys[g] = block + shape.block.key_group(tile.kv_head, place);
-    groups.values[g] = block + shape.block.value_pair(tile.kv_head, place);
-    if (position + kv_group > tile.s.context)
-      groups.values[g] = without_missing_tokens(shape, groups.values[g], tile.s.context - position, tail);
+    const uint8_t* block = shape.args.cache.row<uint8_t>(tile.s.blocks[position / shape.args.block_size]);
+    const int64_t tokens = tile.s.context - position;
+    if (shape.args.cache_dtype == DType::int8) {
+      widen_group<Int8Kv>(shape, tile, block, place, tokens, g, groups, work);
+    } else if (shape.args.cache_dtype == DType::fp8) {
+      widen_group<Fp8Kv>(shape, tile, block, place, tokens, g, groups, work);
+    } else {
+      const auto* elements = reinterpret_cast<const bf16*>(block);
+      groups.keys[g] = elements + shape.block.key_group(tile.kv_head, place);
+      groups.values[g] = elements + shape.block.value_pair(tile.kv_head, place);
+      if (tokens < kv_group) groups.values[g] = without_missing_tokens(shape, groups.values[g], tokens, work.values);
+    }
   }
   return groups;
 }
 
-// scores[r][0 … 16) = scale · q[r]·k for the 16 tokens of a group.
+// scores[r][j] = scales[j] · q[r]·k[j] for the 16 tokens j of a group.
 template <int rows>
-void score_group(const bf16* const* queries, const bf16* keys, int64_t D, F32 scale, float* scores) {
+void score_group(const bf16* const* queries, const bf16* keys, int64_t D, const float* scales, float* scores) {
   F32 sums[rows][group_vectors];
   for (auto& row : sums)
     for (F32& sum : row) sum = zero();
@@ -151,30 +206,31 @@ void score_group(const bf16* const* queries, const bf16* keys, int64_t D, F32 sc
     }
   }
   for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < group_vectors; ++v) store(scores + r * chunk_keys + v * lanes, mul(sums[r][v], scale));
+    for (int v = 0; v < group_vectors; ++v)
+      store(scores + r * chunk_keys + v * lanes, mul(sums[r][v], load(scales + v * lanes)));
 }
 
 // Scores of `rows` rows from row r on.
 template <int rows>
-void score_rows_from(const Shape& shape, const Tile& tile, const Groups& groups, int64_t r, float* scores) {
+void score_rows_from(const Shape& shape, const Tile& tile, const Groups& groups, int64_t r, const Work& work) {
   const bf16* queries[rows];
   for (int i = 0; i < rows; ++i) queries[i] = tile.query(shape, r + i);
   for (int64_t g = groups.begin; g < groups.end; ++g)
-    score_group<rows>(queries, groups.keys[g], shape.D(), splat(shape.args.scale),
-                      scores + r * chunk_keys + g * kv_group);
+    score_group<rows>(queries, groups.keys[g], shape.D(), work.key_scales + g * kv_group,
+                      work.scores + r * chunk_keys + g * kv_group);
 }
 
-void score_chunk(const Shape& shape, const Tile& tile, const Groups& groups, float* scores) {
+void score_chunk(const Shape& shape, const Tile& tile, const Groups& groups, const Work& work) {
   const int64_t rows = tile.rows(shape);
   int64_t r = 0;
-  for (; r + score_rows <= rows; r += score_rows) score_rows_from<score_rows>(shape, tile, groups, r, scores);
-  for (; r < rows; ++r) score_rows_from<1>(shape, tile, groups, r, scores);
+  for (; r + score_rows <= rows; r += score_rows) score_rows_from<score_rows>(shape, tile, groups, r, work);
+  for (; r < rows; ++r) score_rows_from<1>(shape, tile, groups, r, work);
 }
 
-// Scores of a row to probabilities relative to the row's maximum over the chunk; false if it sees no key of the chunk.
-// The sum is of the fp32 values: rounding them to bf16 for the product with V has errors of both signs, and the sum
-// need not share them.
-bool softmax_row(const Shape& shape, const Tile& tile, const Groups& groups, int64_t row, const Work& work,
+// Scores of a row to probabilities relative to the row's maximum over the chunk, times the scales of the values. The sum is
+// of the fp32 probabilities: rounding them to bf16 for the product with V has errors of both signs, and the sum need not
+// share them.
+void softmax_row(const Shape& shape, const Tile& tile, const Groups& groups, int64_t row, const Work& work,
                  Partial& partial) {
   float* scores = work.scores + row * chunk_keys;
   bf16* probabilities = work.probabilities + row * chunk_keys;
@@ -186,7 +242,7 @@ bool softmax_row(const Shape& shape, const Tile& tile, const Groups& groups, int
   partial.sum[row] = 0;
   if (begin >= end) {
     __builtin_memset(probabilities + low, 0, static_cast<size_t>(high - low) * sizeof(bf16));
-    return false;
+    return;
   }
   for (int64_t j = low; j < begin; ++j) scores[j] = minus_infinity;
   for (int64_t j = end; j < high; ++j) scores[j] = minus_infinity;
@@ -198,10 +254,9 @@ bool softmax_row(const Shape& shape, const Tile& tile, const Groups& groups, int
   for (int64_t j = low; j < high; j += lanes) {
     const F32 p = exp(sub(load(scores + j), maximum));
     sums = add(sums, p);
-    store(probabilities + j, p);
+    store(probabilities + j, mul(p, load(work.value_scales + j)));
   }
   partial.sum[row] = sum(sums);
-  return true;
 }
 
 // values[r][d …) = Σ over tokens of p[r]·v, for `rows` rows and `vectors` vectors of dimensions.
@@ -234,9 +289,9 @@ void weigh_rows(const Groups& groups, const bf16* probabilities, int64_t padded,
 
 // One chunk of one tile.
 void attend_chunk(const Shape& shape, const Tile& tile, int64_t chunk, const Work& work, Partial partial) {
-  const Groups groups = find_groups(shape, tile, chunk, work.tail);
+  const Groups groups = find_groups(shape, tile, chunk, work);
   const int64_t rows = tile.rows(shape), padded = shape.padded();
-  score_chunk(shape, tile, groups, work.scores);
+  score_chunk(shape, tile, groups, work);
   for (int64_t r = 0; r < rows; ++r) softmax_row(shape, tile, groups, r, work, partial);
   int64_t r = 0;
   for (; r + value_rows <= rows; r += value_rows)

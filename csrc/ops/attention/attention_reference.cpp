@@ -12,7 +12,7 @@ namespace {
 template <typename T>
 void attend(const AttentionArgs& args, const AttentionSequence& s) {
   const int64_t D = args.head_dim, Hq = args.q.shape[1] / D, Hkv = args.num_kv_heads;
-  const KvBlock block{Hkv, D, args.block_size};
+  const KvBlock layout{args.cache_dtype, Hkv, D, args.block_size};
   std::vector<double> p(static_cast<size_t>(s.context));
   for (int64_t i = 0; i < s.queries; ++i)
     for (int64_t h = 0; h < Hq; ++h) {
@@ -20,14 +20,12 @@ void attend(const AttentionArgs& args, const AttentionSequence& s) {
       T* out = args.out.row<T>(s.first_query + i) + h * D;
       const int64_t kv_head = h / (Hq / Hkv);
       const int64_t end = s.position(i) + 1, begin = args.window > 0 ? std::max<int64_t>(0, end - args.window) : 0;
-      const auto block_of = [&](int64_t j) {
-        return reinterpret_cast<const T*>(args.cache.row<uint8_t>(s.blocks[j / args.block_size]));
-      };
+      const auto block_of = [&](int64_t j) { return args.cache.row<uint8_t>(s.blocks[j / args.block_size]); };
       double largest = -INFINITY, total = 0;
       for (int64_t j = begin; j < end; ++j) {
-        const T* k = block_of(j) + block.key(kv_head, j % args.block_size);
+        const int64_t key = layout.key(kv_head, j % args.block_size);
         double score = 0;
-        for (int64_t d = 0; d < D; ++d) score += static_cast<double>(to_float(q[d])) * to_float(k[d]);
+        for (int64_t d = 0; d < D; ++d) score += static_cast<double>(to_float(q[d])) * layout.read(block_of(j), key, d);
         p[j] = score * args.scale;
         largest = std::max(largest, p[j]);
       }
@@ -35,7 +33,7 @@ void attend(const AttentionArgs& args, const AttentionSequence& s) {
       for (int64_t d = 0; d < D; ++d) {
         double sum = 0;
         for (int64_t j = begin; j < end; ++j)
-          sum += p[j] / total * to_float(block_of(j)[block.value(kv_head, j % args.block_size) + d]);
+          sum += p[j] / total * layout.read(block_of(j), layout.value(kv_head, j % args.block_size), d);
         out[d] = from_float<T>(static_cast<float>(sum));
       }
     }

@@ -7,6 +7,8 @@
 // 128 KB. At 4.3 TB/s and 132 multiprocessors a latency of 1 µs needs 33 KB each. A range costs each of four warps 32
 // mma and 16 ldmatrix.x4 at D = 128, a few hundred clocks of the 1,700 that its bytes take, so memory is expected to
 // be the limit from about 4 ranges a block on; with fewer, the latency of finding, planning and combining is.
+// Of 8-bit elements a range is half as many bytes, 3 of 4 stages (D = 128) or 7 of 8 (D = 64) are in flight, and widening
+// them costs a warp about as many instructions again.
 //
 // Warp 0 plans ranges ahead of their copies: which item, and where its keys are. The others read the plan.
 #pragma once
@@ -25,7 +27,7 @@ struct Piece {
 
 // A range of an item, as planned.
 struct DecodeRange {
-  int64_t places[range_units];  // of its keys
+  Place places[range_units];  // of its keys
   int first_key;
   int kv_head;
   Sequence sequence;
@@ -37,14 +39,15 @@ struct DecodeRange {
   __device__ bool empty() const { return !keys.overlaps(first_key, range_keys); }
 };
 
-template <int D, int stages>
+template <typename E, int D, int stages>
 struct DecodeShared {
-  struct Stage {
-    bf16 keys[range_keys * D];
-    bf16 values[range_keys * D];
+  struct Stage : RangeScales<E> {
+    alignas(128) char keys[range_keys * kv_row_bytes<E, D>];
+    char values[range_keys * kv_row_bytes<E, D>];
   };
-  // The last range's stage of an item is where its warps then leave their values: both are 256 · D bytes.
-  static_assert(sizeof(Stage) == attention_threads / warp_size * decode_rows * D * sizeof(float));
+  // The last range's stage of an item is where its warps then leave their values, all of them or half at a time.
+  static constexpr int leaving_warps = 2 * sizeof(Stage::keys) / (decode_rows * D * sizeof(float));
+  static_assert(leaving_warps == 4 || leaving_warps == 2);
   union {
     Stage stage[stages];
     LineShared line;  // until the first copy
@@ -79,7 +82,7 @@ class DecodePlanner {
     const int unit = lane_index();
     if (unit < range_units)
       to.places[unit] =
-          keys().overlaps(first_key(unit), unit_keys) ? place_of(step_, id, b_, kv_head_, first_key(unit)) : -1;
+          keys().overlaps(first_key(unit), unit_keys) ? place_of(step_, id, b_, kv_head_, first_key(unit)) : nowhere;
     if (unit == 0) {
       const int64_t begin = at_ - range_;
       const bool whole = share_.begin <= begin && begin + work_.ranges <= share_.end;
@@ -164,28 +167,34 @@ __device__ inline void begin_item(DecodeWarp<D>& w, const Step& step, const Deco
 }
 
 // The warp's 16 keys of a range.
-template <int D, typename Stage>
+template <typename E, int D, typename Stage>
 __device__ inline void attend_range(DecodeWarp<D>& w, const Stage& stage, int range_first_key, const Step& step) {
   const int first = warp_index() * unit_keys, first_key = range_first_key + first;
   float scores[2][4] = {};
 #pragma unroll
-  for (int k = 0; k < D / 16; ++k) {
-    uint32_t b[2][2];
-    load_key_fragment<D>(b, stage.keys, first, k);
-    for (int i = 0; i < 2; ++i) mma_m16n8k16(scores[i], w.q[k], b[i]);
+  for (int k = 0; k < D / 32; ++k) {
+    uint32_t b[2][2][2];
+    load_keys_of_16<E, D>(b, stage.keys, first, k);
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) mma_m16n8k16(scores[i], w.q[2 * k + half], b[half][i]);
   }
+  scale_scores(scores, stage, first);
   if (first_key < w.all.begin || first_key + unit_keys > w.all.end) 
     mask_scores(scores, first_key, w.ends, step.window);
   float correction[2];
   softmax(scores, w.running, correction, step.scale);
   correct_values(w.out, correction);
+  scale_probabilities(scores, stage, first);
   uint32_t p[4];
   pack_probabilities(p, scores[0], scores[1]);
 #pragma unroll
-  for (int n = 0; n < D / 16; ++n) {
-    uint32_t b[2][2];
-    load_value_fragment<D>(b, stage.values, first, n);
-    for (int i = 0; i < 2; ++i) mma_m16n8k16(w.out[2 * n + i], p, b[i]);
+  for (int n = 0; n < D / 32; ++n) {
+    uint32_t b[4][2];
+    load_values<E, D>(b, stage.values, first, n);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) mma_m16n8k16(w.out[4 * n + i], p, b[i]);
   }
 }
 
@@ -196,51 +205,70 @@ __device__ inline int left_value(int warp, int row, int column) {
   return (warp * decode_rows + row) * D + (column / 8 ^ row % 8) * 8 + column % 8;
 }
 
-template <int D, typename Shared>
-__device__ inline void leave_values(const DecodeWarp<D>& w, Shared& s, float* left) {
+template <int D>
+__device__ inline void leave_values(const DecodeWarp<D>& w, float* left, int warp) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int row = lane_index() / 4 + 8 * i;
-    const float sum = sum_of_row(w.running.sum[i]);
-    if (lane_index() % 4 == 0) {
-      s.max[warp_index()][row] = w.running.max[i];
-      s.sum[warp_index()][row] = sum;
-    }
+  for (int i = 0; i < 2; ++i)
 #pragma unroll
     for (int j = 0; j < D / 8; ++j)
-      *reinterpret_cast<float2*>(left + left_value<D>(warp_index(), row, 8 * j + 2 * (lane_index() % 4))) =
+      *reinterpret_cast<float2*>(left + left_value<D>(warp, lane_index() / 4 + 8 * i, 8 * j + 2 * (lane_index() % 4))) =
           make_float2(w.out[j][2 * i], w.out[j][2 * i + 1]);
+}
+
+template <int D, typename Shared>
+__device__ inline void leave_sums(const DecodeWarp<D>& w, Shared& s) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float sum = sum_of_row(w.running.sum[i]);
+    if (lane_index() % 4 != 0) continue;
+    s.max[warp_index()][lane_index() / 4 + 8 * i] = w.running.max[i];
+    s.sum[warp_index()][lane_index() / 4 + 8 * i] = sum;
   }
 }
 
-// The four warps' values of an item together: to out if the block has all of it, or else to the block's piece.
+// The four warps' values of an item together, by way of `left`, where `leaving_warps` of them can leave theirs at a time:
+// to out if the block has all of the item, or else to the block's piece. Eight threads have a row, each every eighth pair.
 template <int D, typename Shared>
-__device__ inline void merge_warps(const Step& step, const DecodeRange& item, const Shared& s, const float* left,
-                                   Piece<D>* piece) {
+__device__ inline void merge_warps(const Step& step, const DecodeRange& item, const DecodeWarp<D>& w, Shared& s,
+                                   float* left, Piece<D>* piece) {
   constexpr int warps = attention_threads / warp_size, lanes = attention_threads / decode_rows;
+  constexpr int leaving = Shared::leaving_warps, columns = D / (2 * lanes);
   const int row = static_cast<int>(threadIdx.x) / lanes, lane = static_cast<int>(threadIdx.x) % lanes;
-  if (row >= item.rows.count) return;
-  float maximum = minus_infinity, total = 0, weights[warps];
-  for (int w = 0; w < warps; ++w) maximum = fmaxf(maximum, s.max[w][row]);
+  float weights[warps], maximum = minus_infinity, total = 0;
+  float2 values[columns] = {};
+  leave_sums(w, s);
 #pragma unroll
-  for (int w = 0; w < warps; ++w) {
-    weights[w] = weight_of(s.max[w][row], maximum, step.scale);
-    total += weights[w] * s.sum[w][row];
-  }
-  const float factor = piece != nullptr ? 1.0f : total > 0 ? 1.0f / total : 0.0f;
-  bf16* out = step.output(item.sequence, item.kv_head, item.rows.first + row);
-  for (int column = 2 * lane; column < D; column += 2 * lanes) {
-    float low = 0, high = 0;
+  for (int first = 0; first < warps; first += leaving) {
+    __syncthreads();  // until all are done with the stage, or with those who left before
+    if (warp_index() / leaving == first / leaving) leave_values<D>(w, left, warp_index() % leaving);
+    __syncthreads();
+    if (first == 0) {
+      for (int i = 0; i < warps; ++i) maximum = fmaxf(maximum, s.max[i][row]);
 #pragma unroll
-    for (int w = 0; w < warps; ++w) {
-      const float2 v = *reinterpret_cast<const float2*>(left + left_value<D>(w, row, column));
-      low += weights[w] * v.x;
-      high += weights[w] * v.y;
+      for (int i = 0; i < warps; ++i) {
+        weights[i] = weight_of(s.max[i][row], maximum, step.scale);
+        total += weights[i] * s.sum[i][row];
+      }
     }
+#pragma unroll
+    for (int c = 0; c < columns; ++c)
+#pragma unroll
+      for (int i = 0; i < leaving; ++i) {
+        const float2 v = *reinterpret_cast<const float2*>(left + left_value<D>(i, row, 2 * (lane + lanes * c)));
+        values[c].x += weights[first + i] * v.x;
+        values[c].y += weights[first + i] * v.y;
+      }
+  }
+  if (row >= item.rows.count) return;
+  const float factor = total > 0 ? 1.0f / total : 0.0f;
+  bf16* out = step.output(item.sequence, item.kv_head, item.rows.first + row);
+#pragma unroll
+  for (int c = 0; c < columns; ++c) {
+    const int column = 2 * (lane + lanes * c);
     if (piece != nullptr) {
-      *reinterpret_cast<float2*>(&piece->values[row][column]) = make_float2(low, high);
+      *reinterpret_cast<float2*>(&piece->values[row][column]) = values[c];
     } else {
-      store_pair(step, out + column, low * factor, high * factor);
+      store_pair(step, out + column, values[c].x * factor, values[c].y * factor);
     }
   }
   if (piece != nullptr && lane == 0) {
@@ -253,11 +281,12 @@ __device__ inline int64_t decode_length(const Step& step, int b) {
   return decode_work(read_sequence(step, b), step.group, step.window).length(step.kv_heads);
 }
 
-template <int D, typename Stage>
+template <typename E, int D, typename Stage>
 __device__ inline void fetch_range(Stage& to, const Step& step, const DecodeRange& range) {
   if (range.empty()) return;
-  load_range<D>(to.keys, step.cache, range.places, 0, range.first_key, range.keys);
-  load_range<D>(to.values, step.cache, range.places, step.block.value(0, 0), range.first_key, range.keys);
+  load_range<E, D>(to.keys, step, range.places, 0, range.first_key, range.keys);
+  load_range<E, D>(to.values, step, range.places, step.block.keys(), range.first_key, range.keys);
+  load_range_scales(to, step, range.places, range.first_key, range.keys);
 }
 
 __device__ inline Share block_share(int64_t length) {
@@ -266,11 +295,11 @@ __device__ inline Share block_share(int64_t length) {
 }
 
 // pieces: [gridDim.x · 2]
-template <int D, int stages>
+template <typename E, int D, int stages>
 __global__ void __launch_bounds__(attention_threads, 2) decode_kernel(Step step, Piece<D>* pieces) {
   griddepcontrol_wait();
   griddepcontrol_launch_dependents();  // combine_kernel, which is small enough to wait beside these blocks
-  auto& s = shared<DecodeShared<D, stages>>();
+  auto& s = shared<DecodeShared<E, D, stages>>();
   const Spot spot = find_in_line<attention_threads>(
       step.sequences, s.line, [&](int b) { return decode_length(step, b); },
       [](int64_t length) { return block_share(length).begin; });
@@ -284,7 +313,7 @@ __global__ void __launch_bounds__(attention_threads, 2) decode_kernel(Step step,
     for (int n = 0; n < stages; ++n) planner.plan(s.plan[n], planner.look_up_unit(unit));
   __syncthreads();
   for (int n = 0; n < stages - 1; ++n) {
-    if (n < ranges) fetch_range<D>(s.stage[n], step, s.plan[n]);
+    if (n < ranges) fetch_range<E, D>(s.stage[n], step, s.plan[n]);
     cp_async_commit();
   }
   DecodeWarp<D> w;
@@ -293,19 +322,15 @@ __global__ void __launch_bounds__(attention_threads, 2) decode_kernel(Step step,
     __syncthreads();
     const int32_t id = warp_index() == 0 ? planner.look_up_unit(unit) : 0;
     const int next = n + stages - 1;
-    if (next < ranges) fetch_range<D>(s.stage[next % stages], step, s.plan[next % (stages + 1)]);
+    if (next < ranges) fetch_range<E, D>(s.stage[next % stages], step, s.plan[next % (stages + 1)]);
     cp_async_commit();
     const DecodeRange& range = s.plan[n % (stages + 1)];
     auto& stage = s.stage[n % stages];
     if (range.first) begin_item<D>(w, step, range);
-    if (!range.empty()) attend_range<D>(w, stage, range.first_key, step);
-    if (range.last) {
-      __syncthreads();  // until all warps are done with the stage
-      auto* left = reinterpret_cast<float*>(&stage);
-      leave_values<D>(w, s, left);
-      __syncthreads();
-      merge_warps<D>(step, range, s, left, range.piece < 0 ? nullptr : pieces + range.piece);
-    }
+    if (!range.empty()) attend_range<E, D>(w, stage, range.first_key, step);
+    if (range.last)
+      merge_warps<D>(step, range, w, s, reinterpret_cast<float*>(stage.keys),
+                     range.piece < 0 ? nullptr : pieces + range.piece);
     if (warp_index() == 0) planner.plan(s.plan[(n + stages) % (stages + 1)], id);
   }
   cp_async_wait<0>();

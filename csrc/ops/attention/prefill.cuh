@@ -7,7 +7,8 @@
 // tensor cores are the limit. With 16 rows it is 1,024 against 1,152, shared memory's. On Hopper mma.sync is expected
 // to stay at about 60% of the peak; wgmma is another family's.
 //
-// Copies are one stream of K₀, V₀, K₁, V₁ … through a ring of slots, all but one of which are in flight.
+// Copies are one stream of K₀, V₀, K₁, V₁ … through a ring of slots, all but one of which are in flight. Both scales of a
+// range of 8 bits come with its keys.
 #pragma once
 
 #include "ops/attention/tile.cuh"
@@ -38,12 +39,13 @@ __device__ inline PrefillTile prefill_tile(const Step& step, const Spot& spot, i
 }
 
 // row_tiles: of 16 rows, a warp has.
-template <int D, int row_tiles, int slots>
+template <typename E, int D, int row_tiles, int slots>
 struct PrefillShared {
   static constexpr int rows = attention_warps * row_tiles * 16;
   bf16 q[rows * D];
-  bf16 ring[slots][range_keys * D];
-  int64_t places[2][range_units];  // of a range's keys; even and odd ranges
+  char ring[slots][range_keys * kv_row_bytes<E, D>];
+  Place places[2][range_units];  // of a range's keys; even and odd ranges
+  RangeScales<E> scales[2];      // the same
   LineShared line;
   PrefillTile tile;  // here and not in registers, of which the products need all
 };
@@ -51,70 +53,74 @@ struct PrefillShared {
 // Rows past the tile's last are zeros.
 template <int D, int rows>
 __device__ inline void load_queries(bf16* q, const Step& step, const PrefillTile& t) {
-  constexpr int pieces = D / piece_elements;
+  constexpr int elements = piece_bytes / sizeof(bf16), pieces = D / elements;
   for (int i = threadIdx.x; i < rows * pieces; i += attention_threads) {
     const int row = i / pieces, piece = i % pieces;
     const bool present = row < t.rows.count;
-    const bf16* from = present ? step.query(t.sequence, t.kv_head, t.rows.first + row) + piece * piece_elements
-                               : step.cache;
-    bf16* to = q + piece_at<D>(row, piece);
+    const bf16* from = present ? step.query(t.sequence, t.kv_head, t.rows.first + row) + piece * elements
+                               : reinterpret_cast<const bf16*>(step.cache);
+    bf16* to = q + piece_at<2 * D>(row, piece) / sizeof(bf16);
     if (step.q_vectors || !present) {
       cp_async_16(to, from, present ? 16 : 0);
     } else {
-      for (int j = 0; j < piece_elements; ++j) to[j] = from[j];
+      for (int j = 0; j < elements; ++j) to[j] = from[j];
     }
   }
 }
 
 // scores += q·kᵀ for the warp's rows and 64 keys.
-template <int D, int row_tiles>
-__device__ inline void multiply_keys(float (&scores)[row_tiles][range_keys / 8][4], const bf16* q, const bf16* keys) {
-#pragma unroll 2  // not all: addresses of q would stay in registers from range to range
+template <typename E, int D, int row_tiles>
+__device__ inline void multiply_keys(float (&scores)[row_tiles][range_keys / 8][4], const bf16* q, const char* keys) {
+#pragma unroll (E::quantized ? 1 : 2)  // not all: addresses of q would stay in registers from range to range
   for (int k = 0; k < D / 16; ++k) {
     uint32_t a[row_tiles][4];
 #pragma unroll
     for (int m = 0; m < row_tiles; ++m) load_row_fragment<D>(a[m], q, (warp_index() * row_tiles + m) * 16, k);
 #pragma unroll
-    for (int n = 0; n < range_keys / 16; ++n) {
-      uint32_t b[2][2];
-      load_key_fragment<D>(b, keys, 16 * n, k);
+    for (int n = 0; n < range_keys / 32; ++n) {
+      uint32_t b[2][2][2];
+      load_keys_of_32<E, D>(b, keys, 32 * n, k);
 #pragma unroll
-      for (int m = 0; m < row_tiles; ++m)
+      for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) mma_m16n8k16(scores[m][2 * n + i], a[m], b[i]);
+        for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) mma_m16n8k16(scores[m][4 * n + 2 * half + i], a[m], b[half][i]);
     }
   }
 }
 
 // out += p·v.
-template <int D, int row_tiles>
+template <typename E, int D, int row_tiles>
 __device__ inline void multiply_values(float (&out)[row_tiles][D / 8][4],
-                                       const uint32_t (&p)[row_tiles][range_keys / 16][4], const bf16* values) {
+                                       const uint32_t (&p)[row_tiles][range_keys / 16][4], const char* values) {
 #pragma unroll
   for (int k = 0; k < range_keys / 16; ++k)
 #pragma unroll
-    for (int n = 0; n < D / 16; ++n) {
-      uint32_t b[2][2];
-      load_value_fragment<D>(b, values, 16 * k, n);
+    for (int n = 0; n < D / 32; ++n) {
+      uint32_t b[4][2];
+      load_values<E, D>(b, values, 16 * k, n);
 #pragma unroll
       for (int m = 0; m < row_tiles; ++m)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) mma_m16n8k16(out[m][2 * n + i], p[m][k], b[i]);
+        for (int i = 0; i < 4; ++i) mma_m16n8k16(out[m][4 * n + i], p[m][k], b[i]);
     }
 }
 
 // The range's scores become probabilities, as operands; masks only where a row does not see all of the range.
-template <int D, int row_tiles>
+template <int D, int row_tiles, typename Scales>
 __device__ inline void weigh(float (&scores)[row_tiles][range_keys / 8][4],
                              uint32_t (&p)[row_tiles][range_keys / 16][4], RunningRows (&running)[row_tiles],
                              float (&out)[row_tiles][D / 8][4], const int (&ends)[row_tiles][2], int first_key,
-                             bool masked, const Step& step) {
+                             bool masked, const Scales& scales, const Step& step) {
 #pragma unroll
   for (int m = 0; m < row_tiles; ++m) {
+    scale_scores(scores[m], scales, 0);
     if (masked) mask_scores(scores[m], first_key, ends[m], step.window);
     float correction[2];
     softmax(scores[m], running[m], correction, step.scale);
     correct_values(out[m], correction);
+    scale_probabilities(scores[m], scales, 0);
 #pragma unroll
     for (int k = 0; k < range_keys / 16; ++k)
       pack_probabilities(p[m][k], scores[m][2 * k], scores[m][2 * k + 1]);
@@ -137,11 +143,11 @@ __device__ inline void store_rows(const Step& step, const PrefillTile& t, int fi
 }
 
 // The stream of copies of a tile's keys and values.
-template <int D, int row_tiles, int slots>
+template <typename E, int D, int row_tiles, int slots>
 struct PrefillStream {
   static_assert(slots == 3 || slots == 4);  // or the places of a range would be replaced too early, or come too late
   const Step& step;
-  PrefillShared<D, row_tiles, slots>& s;
+  PrefillShared<E, D, row_tiles, slots>& s;
 
   // Thread i of the first four finds unit i of a range.
   __device__ int unit_key(int range) const {
@@ -156,25 +162,27 @@ struct PrefillStream {
   __device__ void keep_unit(int range, int32_t id) const {
     if (threadIdx.x < range_units)
       s.places[range % 2][threadIdx.x] =
-          wants_unit(range) ? place_of(step, id, s.tile.b, s.tile.kv_head, unit_key(range)) : int64_t{-1};
+          wants_unit(range) ? place_of(step, id, s.tile.b, s.tile.kv_head, unit_key(range)) : nowhere;
   }
   // Copy n is of the keys of range n / 2, or of its values if n is odd.
   __device__ void fetch(int n) const {
-    const int range = n / 2;
-    if (range < s.tile.ranges)
-      load_range<D>(s.ring[n % slots], step.cache, s.places[range % 2], n % 2 == 0 ? 0 : step.block.value(0, 0),
-                    (s.tile.first_range + range) * range_keys, s.tile.any);
+    const int range = n / 2, first_key = (s.tile.first_range + range) * range_keys;
+    if (range < s.tile.ranges) {
+      const auto& places = s.places[range % 2];
+      load_range<E, D>(s.ring[n % slots], step, places, n % 2 == 0 ? 0 : step.block.keys(), first_key, s.tile.any);
+      if (n % 2 == 0) load_range_scales(s.scales[range % 2], step, places, first_key, s.tile.any);
+    }
     cp_async_commit();
   }
   __device__ void begin() const {
     keep_unit(0, look_up_unit(0));
     keep_unit(1, look_up_unit(1));
     __syncthreads();
-    if (s.tile.ranges > 0) load_queries<D, PrefillShared<D, row_tiles, slots>::rows>(s.q, step, s.tile);
+    if (s.tile.ranges > 0) load_queries<D, PrefillShared<E, D, row_tiles, slots>::rows>(s.q, step, s.tile);
     for (int n = 0; n < slots - 1; ++n) fetch(n);
   }
   // Waits for copy n; with it, its predecessor's slot is free, and filled.
-  __device__ const bf16* arrive(int n) const {
+  __device__ const char* arrive(int n) const {
     cp_async_wait<slots - 2>();
     __syncthreads();
     fetch(n + slots - 1);
@@ -197,15 +205,15 @@ __device__ inline bool find_tile(const Step& step, LineShared& line, PrefillTile
   return true;
 }
 
-template <int D, int row_tiles, int slots>
+template <typename E, int D, int row_tiles, int slots>
 __global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step) {
   griddepcontrol_wait();
-  auto& s = shared<PrefillShared<D, row_tiles, slots>>();
+  auto& s = shared<PrefillShared<E, D, row_tiles, slots>>();
   // The last block hardly ever has a tile.
   if (blockIdx.x == gridDim.x - 1) check_step<attention_threads>(step);
-  if (!find_tile<PrefillShared<D, row_tiles, slots>::rows>(step, s.line, s.tile)) return;
+  if (!find_tile<PrefillShared<E, D, row_tiles, slots>::rows>(step, s.line, s.tile)) return;
   const PrefillTile& t = s.tile;
-  const PrefillStream<D, row_tiles, slots> stream{step, s};
+  const PrefillStream<E, D, row_tiles, slots> stream{step, s};
 
   int ends[row_tiles][2];
 #pragma unroll
@@ -220,15 +228,15 @@ __global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step
   stream.begin();
   for (int range = 0; range < t.ranges; ++range) {
     const int first_key = (t.first_range + range) * range_keys;
-    const bf16* keys = stream.arrive(2 * range);
+    const char* keys = stream.arrive(2 * range);
     const int32_t id = stream.look_up_unit(range + 2);  // used after the product, which hides its latency
     float scores[row_tiles][range_keys / 8][4] = {};
-    multiply_keys<D, row_tiles>(scores, s.q, keys);
+    multiply_keys<E, D, row_tiles>(scores, s.q, keys);
     stream.keep_unit(range + 2, id);
     uint32_t p[row_tiles][range_keys / 16][4];
     const bool masked = first_key < t.all.begin || first_key + range_keys > t.all.end;
-    weigh<D, row_tiles>(scores, p, running, out, ends, first_key, masked, step);
-    multiply_values<D, row_tiles>(out, p, stream.arrive(2 * range + 1));
+    weigh<D, row_tiles>(scores, p, running, out, ends, first_key, masked, s.scales[range % 2], step);
+    multiply_values<E, D, row_tiles>(out, p, stream.arrive(2 * range + 1));
   }
   cp_async_wait<0>();
 #pragma unroll

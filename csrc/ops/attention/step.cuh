@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/elementwise.h"
-#include "cuda/kv_cache.h"
+#include "cuda/kv_elements.h"
 #include "cuda/reduce.h"
 #include "cuda/shared.h"
 #include "ops/attention/plan.h"
@@ -20,7 +20,7 @@ struct StepErrors {
 struct Step {
   Rows<const bf16> q;              // [T, Hq·D]
   Rows<bf16> out;                  // [T, Hq·D]
-  const bf16* cache;               // [cache_blocks], block_stride elements apart
+  const char* cache;               // [cache_blocks], block_stride bytes apart
   const int32_t* block_tables;     // [B, table_blocks], rows table_stride elements apart
   const int32_t* query_starts;     // [B + 1]
   const int32_t* context_lengths;  // [B]
@@ -83,14 +83,23 @@ __device__ inline int32_t look_up(const Step& step, int b, int first) {
   return step.block_tables[b * step.table_stride + first / static_cast<int>(step.block.block_size)];
 }
 
-// Where those keys of a head begin in the cache, in elements; the values are KvBlock's distance further. −1: nowhere.
-__device__ inline int64_t place_of(const Step& step, int32_t id, int b, int kv_head, int first) {
+// Where keys of a head begin in the cache: which block, and which of its vectors.
+struct Place {
+  int32_t block;
+  int vector;
+  __device__ bool exists() const { return block >= 0; }
+  __device__ const char* in(const Step& step) const { return step.cache + block * step.block_stride; }
+};
+
+constexpr Place nowhere{-1, 0};
+
+__device__ inline Place place_of(const Step& step, int32_t id, int b, int kv_head, int first) {
   const int size = static_cast<int>(step.block.block_size);
   if (id < 0 || id >= step.cache_blocks) {
     report(step.errors.outside, b, first / size, id, static_cast<double>(step.cache_blocks));
-    return -1;
+    return nowhere;
   }
-  return id * step.block_stride + step.block.key(kv_head, first % size);
+  return {id, static_cast<int>(step.block.key(kv_head, first % size))};
 }
 
 // Sequences stand in a line, each with a length: the one that has a place, and what is in front of it.

@@ -13,7 +13,12 @@ void check(Contract& contract, const RopeAndCacheArgs& args) {
   contract.tensor("qkv", args.qkv, {&T, &width}, activation);
   contract.tensor("rope_table", args.rope_table, {&T, &D}, DType::f32);
   contract.tensor("slots", args.slots, {&T}, DType::i32);
-  contract.kv_cache("cache", args.cache, args.qkv.dtype, args.num_kv_heads, args.head_dim, args.block_size);
+  contract.kv_cache("cache", args.cache, args.cache_dtype, args.qkv.dtype, args.num_kv_heads, args.head_dim,
+                    args.block_size);
+  if (args.smoothing.present()) {
+    Dim Hkv("Hkv", args.num_kv_heads, "num_kv_heads");
+    contract.tensor("smoothing", args.smoothing, {&Hkv, &D}, DType::f32);
+  }
   contract.alone("qkv", args.qkv);
   contract.alone("cache", args.cache);
 }

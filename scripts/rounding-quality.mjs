@@ -1,7 +1,7 @@
-// What 4 bits cost the demo model: perplexity on passages of the book that it knows, and its greedy text, for each way of
-// rounding. Prints a table in Markdown.
+// What rounding costs the demo model: perplexity on passages of the book that it knows, and its greedy text, for each way of
+// rounding its weights, and its keys and values. Prints tables in Markdown.
 //
-//   npm run build && node scripts/int4-quality.mjs
+//   npm run build && node scripts/rounding-quality.mjs
 
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -17,15 +17,16 @@ const starts = Array.from({ length: 28 }, (_, i) => 10_000 + 20_000 * i);
 const passageTokens = 512;
 const prompt = 'To Sherlock Holmes she is always';
 
-const ways = [
+const ofWeights = [
   { name: 'bf16, as it is' },
   { name: '`--clip-steps 0`', options: { clipSteps: 0 } },
   { name: 'default', options: {} },
   { name: '`--calibration`, the book', options: { calibration: book } },
 ];
+const ofCaches = ['bf16', 'int8', 'fp8'];
 
-async function measure(folder) {
-  const model = await loadModel(folder, { device: 'cpu', exact: true });
+async function measure(folder, options) {
+  const model = await loadModel(folder, { device: 'cpu', exact: true, ...options });
   try {
     let [sum, count] = [0, 0];
     for (const start of starts) {
@@ -42,15 +43,24 @@ async function measure(folder) {
   }
 }
 
+function printHead(title) {
+  console.log(`\n| \`${title}\` | perplexity | greedy, after "${prompt}" |\n|---|---|---|`);
+}
+
+function printRow(name, { perplexity, text }) {
+  console.log(`| ${name} | ${perplexity.toFixed(3)} | ${text.replaceAll(/\s+/g, ' ').trim()} |`);
+}
+
 const scratch = await mkdtemp(join(tmpdir(), 'qwen2-quality-'));
 try {
-  console.log('| `qwen2 quantize` | perplexity | greedy, after "To Sherlock Holmes she is always" |\n|---|---|---|');
-  for (const [i, { name, options }] of ways.entries()) {
+  printHead('qwen2 quantize');
+  for (const [i, { name, options }] of ofWeights.entries()) {
     const folder = options ? join(scratch, String(i)) : source;
     if (options) await quantizeCheckpoint(source, folder, { device: 'cpu', ...options });
-    const { perplexity, text } = await measure(folder);
-    console.log(`| ${name} | ${perplexity.toFixed(2)} | ${text.replaceAll(/\s+/g, ' ').trim()} |`);
+    printRow(name, await measure(folder));
   }
+  printHead('--kv-cache-dtype');
+  for (const dtype of ofCaches) printRow(dtype, await measure(source, { kvCache: { dtype } }));
 } finally {
   await rm(scratch, { recursive: true });
 }
