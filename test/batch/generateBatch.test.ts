@@ -156,4 +156,33 @@ describe('a batch', () => {
         'invalid_argument',
         'concurrency must be',
       ));
+
+  describe('that is to be invariant', () => {
+    it('is refused by a model that was loaded without it, with what to do', () =>
+      assertThrowsQwen2(
+        () => generateBatch(model, requests, { batchInvariant: true }),
+        'invalid_argument',
+        'load it with batchInvariant: true',
+      ));
+
+    it('is computed by one that was loaded with it', async () => {
+      const invariant = await loadModel(demoFolder, { device: 'cpu', contextLength: 128, batchInvariant: true });
+      try {
+        const tokens = async (given: Model, options: object) => {
+          const outcomes = await collect(generateBatch(given, requests.slice(0, 9), options));
+          return new Map(outcomes.map(({ id, result }) => [id, result!.tokens]));
+        };
+        assert.deepEqual(await tokens(invariant, { batchInvariant: true }), await tokens(model, {}));
+      } finally {
+        await invariant.dispose();
+      }
+    });
+
+    it('says so with true or false', () =>
+      assertThrowsQwen2(
+        () => generateBatch(model, [], { batchInvariant: 'yes' as unknown as boolean }),
+        'invalid_argument',
+        'batchInvariant must be true or false',
+      ));
+  });
 });

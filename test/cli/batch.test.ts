@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { batchLoadOptions } from '../../lib/cli/batch.js';
 import { defaultDevice, type LoadOptions, listDevices } from '../../lib/index.js';
 import { demoFolder } from '../support/checkpoints.js';
@@ -33,6 +36,20 @@ describe('qwen2 batch', () => {
     const words = stdout.replace(/\s+/g, ' ');
     for (const told of ['(default: 64)', "90% of what a GPU's weights leave; half of the free memory on the CPU"])
       assert.ok(words.includes(told), told);
+  });
+
+  it('loads and asks for what --batch-invariant says', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'qwen2-batch-'));
+    try {
+      const request = JSON.stringify({ id: 'a', prompt: 'It was', maxTokens: 2, temperature: 0 });
+      const command = ['batch', demoFolder, '-', '-o', join(folder, 'out.jsonl'), '-d', 'cpu', '--batch-invariant'];
+      const { code, stdout, stderr } = await qwen2([...command, '--json'], request);
+      assert.equal(code, 0, stderr);
+      assert.equal(JSON.parse(stdout).finished, 1);
+      assert.match(await readFile(join(folder, 'out.jsonl'), 'utf8'), /"id":"a"/);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   for (const [size, message] of [
