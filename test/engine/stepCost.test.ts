@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { watchEventLoop } from '../support/eventLoop.js';
 import { nullEngine, stepMicroseconds, submitTo } from '../support/nullEngine.js';
 
 describe('what the JavaScript thread does for a step', () => {
@@ -25,4 +26,15 @@ describe('what the JavaScript thread does for a step', () => {
       assert.deepEqual(least, ['upload', 'launch', 'upload', 'sample', 'download']);
     }
   });
+
+  it('leaves the event loop its turns, even if every step is through at once', async () => {
+    const options = { maxSequences: 1, contextLength: 20_032, cacheTokens: 20_032 };
+    const { engine } = await nullEngine(options, { atOnce: true });
+    submitTo(engine, 0, { maxTokens: 20_000 });
+    const stop = watchEventLoop();
+    await new Promise((resolve) => engine.events.once('end', resolve));
+    const { turns } = stop();
+    await engine.dispose();
+    assert.ok(turns > 10, `${turns} turns`);
+  }).timeout(60_000);
 });

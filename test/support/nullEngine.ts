@@ -21,7 +21,7 @@ class NullGraph extends Graph {
   override dispose(): void {}
 }
 
-/** Takes all work and does none of it; what it is asked for is there at the next turn of the event loop. */
+/** Takes all work and does none of it; what it is asked for is there at the next turn of the event loop, or at once. */
 class NullStream extends Stream {
   /** What it was asked for, in order; but for what a capture recorded. */
   readonly calls: string[] = [];
@@ -45,8 +45,15 @@ class NullStream extends Stream {
     return to;
   }
 
+  readonly #atOnce: boolean;
+
+  constructor(atOnce: boolean) {
+    super(0);
+    this.#atOnce = atOnce;
+  }
+
   override synchronized(): Promise<void> {
-    return new Promise(setImmediate);
+    return this.#atOnce ? Promise.resolve() : new Promise(setImmediate);
   }
 
   override capture(body: () => void): Graph {
@@ -76,9 +83,12 @@ const shape = 'qwen2-0.5b';
  * An engine on a device that computes nothing: what its steps take is what the JavaScript thread does for each, but for the
  * calls of the addon. Every token is 0.
  */
-export async function nullEngine(options: EngineOptions): Promise<{ engine: Engine; stream: NullStream }> {
+export async function nullEngine(
+  options: EngineOptions,
+  { atOnce = false } = {},
+): Promise<{ engine: Engine; stream: NullStream }> {
   const device = nullDevice();
-  const stream = new NullStream(0);
+  const stream = new NullStream(atOnce);
   const weightPlan = planRandomWeights(parseConfig(qwen2Shapes[shape], shape));
   const weights = await randomWeights(weightPlan, device, stream);
   const plan = planMemory(device, weightPlan, 'bf16', 1e12, options);
