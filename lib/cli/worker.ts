@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { Qwen2Error, runQueueWorker } from '../index.js';
+import { Qwen2Error, requireQueue, runQueueWorker } from '../index.js';
 import { addLoadOptions, type LoadArguments, loadOptions, wholeNumber } from './options.js';
 import { loadWithProgress, note, onInterrupt } from './terminal.js';
 
@@ -22,6 +22,9 @@ export function workerCommand(): Command {
 async function work(folder: string, options: WorkerArguments): Promise<void> {
   const { queue, heartbeat, sequences } = options;
   if (sequences < 1) throw new Qwen2Error('invalid_argument', '--sequences must be 1 or more');
+  if (heartbeat < 1 || heartbeat > 3600)
+    throw new Qwen2Error('invalid_argument', `--heartbeat is ${heartbeat}; it must be from 1 to 3600 seconds`);
+  await requireQueue(queue);
   const model = await loadWithProgress(folder, { ...loadOptions(options), maxSequences: sequences });
   const interrupt = onInterrupt();
   try {

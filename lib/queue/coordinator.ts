@@ -68,7 +68,7 @@ export async function runQueuedBatch(options: QueuedBatchOptions): Promise<Batch
       await results.close();
     }
   } finally {
-    await disconnect(redis);
+    disconnect(redis);
   }
 }
 

@@ -78,8 +78,13 @@ export async function connect(url: string, onNote: (text: string) => void): Prom
   return redis;
 }
 
+/** Whether there is a queue at the address: to be asked before a model is loaded for minutes. @throws as connect */
+export async function requireQueue(url: string): Promise<void> {
+  disconnect(await connect(url, () => {}));
+}
+
 /** Ends a connection without a note. */
-export async function disconnect(redis: Redis): Promise<void> {
+export function disconnect(redis: Redis): void {
   redis.removeAllListeners('close');
   redis.disconnect();
 }

@@ -71,7 +71,7 @@ export async function runQueueWorker(model: Model, options: QueueWorkerOptions):
   try {
     return await new QueueWorker(model, options, redis).run(heartbeatSeconds);
   } finally {
-    await disconnect(redis);
+    disconnect(redis);
   }
 }
 
