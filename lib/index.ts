@@ -23,7 +23,7 @@ export {
 export { type LoadOptions, loadModel, type RandomModel, type WeightOptions } from './generation/loadModel.js';
 export type { GenerateOptions, Model, ModelMemory, Prompt, Score } from './generation/model.js';
 export type { DeviceLimits } from './native/addon.js';
-export { type DeviceOptions, type DeviceStatus, listDevices, measureDevice } from './native/device.js';
+export { type DeviceOptions, type DeviceStatus, defaultDevice, listDevices, measureDevice } from './native/device.js';
 export { Qwen2Error, type Qwen2ErrorCode } from './native/errors.js';
 export {
   type QuantizeOptions,

@@ -1,13 +1,13 @@
 import { Command, InvalidArgumentError } from 'commander';
 import { type BatchFileProgress, type BatchFiles, Qwen2Error, runBatchFile, runQueuedBatch } from '../index.js';
-import { addLoadOptions, type LoadArguments, loadOptions, wholeNumber } from './options.js';
-import { loadWithProgress, note, ProgressBar, runResumable } from './terminal.js';
+import { addBatchModelOptions, type BatchModelArguments, loadBatchModel } from './batchModel.js';
+import { wholeNumber } from './options.js';
+import { note, ProgressBar, runResumable } from './terminal.js';
 
-interface BatchArguments extends LoadArguments {
+interface BatchArguments extends BatchModelArguments {
   output: string;
   errors?: string;
   part?: BatchFiles['part'];
-  sequences: number;
   queue?: string;
   shardSize?: number;
   json?: boolean;
@@ -31,13 +31,7 @@ export function batchCommand(): Command {
     )
     .option('--shard-size <n>', 'with a queue: requests that a worker takes at a time (default: 64)', wholeNumber)
     .option('--json', 'print one JSON object, at the end');
-  const computing = addLoadOptions(new Command()).option(
-    '-b, --sequences <n>',
-    'requests that are computed together',
-    wholeNumber,
-    32,
-  );
-  for (const option of computing.options) {
+  for (const option of addBatchModelOptions(new Command()).options) {
     command.addOption(option);
     ofComputing.add(option.attributeName());
   }
@@ -71,10 +65,8 @@ function requireNoneOfComputing(command: Command): void {
 }
 
 async function runHere(folder: string, options: BatchArguments, input: string): Promise<BatchFileProgress | undefined> {
-  const { sequences } = options;
-  if (sequences < 1) throw new Qwen2Error('invalid_argument', '--sequences must be 1 or more');
   const files = filesOf(input, options);
-  const model = await loadWithProgress(folder, { ...loadOptions(options), maxSequences: sequences });
+  const model = await loadBatchModel(folder, options);
   const bar = new ProgressBar(format, false);
   try {
     return await runResumable(bar, 'what is finished is in the output', (signal) =>

@@ -15,10 +15,12 @@ export class BlockAllocator {
   /** Of each block with known content: its key, and the number that keys of blocks behind it begin with. */
   readonly #contents: ({ key: string; id: number } | undefined)[];
   #lastId = noPrefix;
+  readonly #keyUnits: number[];
 
   constructor(blocks: number, blockSize: number) {
     this.blockSize = blockSize;
     this.#references = new Int32Array(blocks);
+    this.#keyUnits = new Array(3 + 2 * blockSize).fill(0);
     this.#contents = new Array(blocks).fill(undefined);
     // Low numbers first, so that a lazily backed cache stays small.
     this.#free = new BlockQueue(blocks);
@@ -79,11 +81,21 @@ export class BlockAllocator {
     return id;
   }
 
-  /** The key of a full block: exact, not a hash, so that no content is ever taken for another. */
+  /**
+   * The key of a full block: prefix and tokens as characters of 16 bits. Exact, not a hash, so that no content is ever taken
+   * for another.
+   */
   keyOf(prefix: number, tokens: readonly number[], start: number): string {
-    let key = `${prefix}`;
-    for (let i = start; i < start + this.blockSize; i++) key += ` ${tokens[i]}`;
-    return key;
+    const units = this.#keyUnits;
+    units[0] = prefix & 0xffff;
+    units[1] = Math.floor(prefix / 0x10000) & 0xffff;
+    units[2] = Math.floor(prefix / 0x100000000);
+    for (let i = 0; i < this.blockSize; i++) {
+      const token = tokens[start + i]!;
+      units[3 + 2 * i] = token & 0xffff;
+      units[4 + 2 * i] = token >>> 16;
+    }
+    return String.fromCharCode.apply(undefined, units);
   }
 
   #take(): number {

@@ -16,15 +16,19 @@ export interface StepOutcome {
   /** Of its prompt, in order. */
   prompt: readonly PromptPart[];
   /** The next token, if all tokens before it are computed. */
-  token?: number;
-  logprobs?: Logprobs | undefined;
+  token: number | undefined;
+  logprobs: Logprobs | undefined;
 }
 
 /** The same of all sequences of a step. */
 interface StepResults {
-  sampled: ReadonlyMap<Sequence, Sampled>;
+  /** Of the entries that choose a token, in their order. */
+  sampled: readonly Sampled[];
   prompts: ReadonlyMap<Sequence, readonly PromptPart[]>;
 }
+
+const noPrompts: ReadonlyMap<Sequence, readonly PromptPart[]> = new Map();
+const noParts: readonly PromptPart[] = [];
 
 /** Carries out steps on the device: uploads them, runs the decoder, samples. */
 export class Runner {
@@ -35,8 +39,9 @@ export class Runner {
   readonly #model: Qwen2;
   readonly #inputs: StepInputs;
   readonly #sampler: Sampler;
-  /** i32[logitRows]: the rows of the step that get logits. */
+  /** i32[logitRows]: the rows of the step that get logits, and those that do where every row does: 0, 1, 2, … */
   readonly #rows: Tensor;
+  readonly #everyRow: Tensor;
   /** i32[sequences]: of the tokens that the last step chose, those that are ids of this one. */
   readonly #picks: Tensor;
   readonly #promptOutputs: PromptOutputs;
@@ -44,8 +49,6 @@ export class Runner {
   /** Captured steps of one token a sequence, by the number of rows. */
   readonly #graphs = new Map<number, Graph>();
   readonly #capture: boolean;
-  /** The sequences whose tokens the last step chose, by the row in which they are on the device. */
-  #chosen: ReadonlyMap<Sequence, number> = new Map();
 
   /** @param options.capture whether steps of one token a sequence are captured and replayed, or enqueued each time */
   constructor(
@@ -63,6 +66,11 @@ export class Runner {
     this.#inputs = inputs;
     this.#sampler = sampler;
     this.#rows = device.tensor('i32', [logitRows]);
+    this.#everyRow = device.tensor('i32', [sequences]);
+    stream.upload(
+      this.#everyRow,
+      Int32Array.from({ length: sequences }, (_, row) => row),
+    );
     this.#picks = device.tensor('i32', [sequences]);
     this.#promptOutputs = new PromptOutputs(device, logitRows);
     this.#capture = capture;
@@ -72,10 +80,11 @@ export class Runner {
   async run(entries: readonly StepEntry[]): Promise<StepOutcome[]> {
     // The earliest error of the stream names the operation; downloads behind it only repeat it.
     const [{ sampled, prompts }] = await Promise.all([this.#enqueue(entries), this.#stream.synchronized()]);
-    return entries.map(({ sequence, end }) => {
-      const row = sampled.get(sequence);
-      const token = row && { token: row.token, logprobs: reported(sequence, row) };
-      return { sequence, end, prompt: prompts.get(sequence) ?? [], ...token };
+    let row = 0;
+    return entries.map(({ sequence, end, choosesToken }) => {
+      const chosen = choosesToken ? sampled[row++] : undefined;
+      const logprobs = chosen && reported(sequence, chosen);
+      return { sequence, end, prompt: prompts.get(sequence) ?? noParts, token: chosen?.token, logprobs };
     });
   }
 
@@ -94,22 +103,21 @@ export class Runner {
 
   async dispose(): Promise<void> {
     for (const graph of this.#graphs.values()) graph.dispose();
-    const tensors = [this.#rows, this.#picks];
+    const tensors = [this.#rows, this.#everyRow, this.#picks];
     await Promise.all([...tensors.map(({ storage }) => storage.dispose()), this.#promptOutputs.dispose()]);
   }
 
   /** One token of every sequence, and padding: the whole decoder in one call, from the second time on. */
   async #decode(step: Step, entries: readonly StepEntry[]): Promise<StepResults> {
     const count = step.ids.shape[0]!;
-    this.#uploadRows(Int32Array.from({ length: count }, (_, row) => row));
-    const rows = this.#rows.narrow(0, 0, count);
+    const rows = this.#everyRow.narrow(0, 0, count);
     const enqueue = () => {
       this.#model.forward(this.#stream, step);
       this.#model.logits(this.#stream, count, rows);
     };
     if (this.#capture) this.#stream.launch(this.#graph(count, enqueue));
     else enqueue();
-    return { sampled: await this.#sample(this.#model.logitsView(entries.length), entries), prompts: new Map() };
+    return { sampled: await this.#sample(this.#model.logitsView(entries.length), entries), prompts: noPrompts };
   }
 
   #graph(count: number, enqueue: () => void): Graph {
@@ -135,29 +143,22 @@ export class Runner {
       last.push(start - 1);
       choosing.push(entry);
     }
-    if (choosing.length === 0) {
-      this.#chosen = new Map();
-      return { sampled: new Map(), prompts: new Map(await Promise.all(parts)) };
-    }
+    if (choosing.length === 0) return { sampled: [], prompts: new Map(await Promise.all(parts)) };
     this.#uploadRows(Int32Array.from(last));
     const logits = this.#model.logits(this.#stream, tokens, this.#rows.narrow(0, 0, last.length));
     const [sampled, ...prompts] = await Promise.all([this.#sample(logits, choosing), ...parts]);
     return { sampled, prompts: new Map(prompts) };
   }
 
-  async #sample(logits: Tensor, entries: readonly StepEntry[]): Promise<Map<Sequence, Sampled>> {
-    this.#chosen = new Map(entries.map(({ sequence }, row) => [sequence, row]));
-    const results = await this.#sampler.sample(
-      logits,
-      this.#inputs.chosen.narrow(0, 0, entries.length),
-      entries.map(({ sequence, end }) => {
-        const { request, tokens, promptLength } = sequence;
-        const index = end - promptLength;
-        const { parameters, choice } = request;
-        return { key: sequence, parameters, choice, tokens, promptLength, index, banned: sequence.bannedAt(index) };
-      }),
-    );
-    return new Map(entries.map(({ sequence }, i) => [sequence, results[i]!]));
+  #sample(logits: Tensor, entries: readonly StepEntry[]): Promise<Sampled[]> {
+    const inputs = entries.map(({ sequence, end }, row) => {
+      sequence.row = row;
+      const { request, tokens, promptLength } = sequence;
+      const index = end - promptLength;
+      const { parameters, choice } = request;
+      return { key: sequence, parameters, choice, tokens, promptLength, index, banned: sequence.bannedAt(index) };
+    });
+    return this.#sampler.sample(logits, inputs);
   }
 
   /**
@@ -190,7 +191,7 @@ export class Runner {
   }
 
   #upload(entries: readonly StepEntry[], rows: number): Step {
-    for (const [row, { blocks }] of entries.entries()) this.#uploadBlocks(row, blocks);
+    for (let row = 0; row < entries.length; row++) this.#uploadBlocks(row, entries[row]!.blocks);
     const step = this.#inputs.upload(this.#stream, hostStep(entries, rows));
     this.#fetchChosen(entries, step.ids);
     return step;
@@ -204,25 +205,26 @@ export class Runner {
       at += count;
       if (end <= sequence.tokens.length) continue;
       const run = runs.at(-1);
-      const row = this.#chosen.get(sequence)!;
-      if (run !== undefined && run.start + run.rows.length === at - 1) run.rows.push(row);
-      else runs.push({ start: at - 1, rows: [row] });
+      if (run !== undefined && run.start + run.rows.length === at - 1) run.rows.push(sequence.row);
+      else runs.push({ start: at - 1, rows: [sequence.row] });
     }
     for (const { start, rows } of runs) {
       const picks = this.#picks.narrow(0, 0, rows.length);
       this.#stream.upload(picks, Int32Array.from(rows));
       const out = ids.narrow(0, start, rows.length).view(rows.length, 1);
-      this.#stream.run('gather_rows', { x: this.#inputs.chosen.view(this.#sequences, 1), rows: picks, out });
+      this.#stream.run('gather_rows', { x: this.#sampler.chosen.view(this.#sequences, 1), rows: picks, out });
     }
   }
 
   /** Only what the device does not have yet: a table grows at its end, unless the row has another sequence now. */
   #uploadBlocks(row: number, blocks: readonly number[]): void {
+    this.#uploadedBlocks[row] ??= { blocks: [], count: 0 };
     const known = this.#uploadedBlocks[row];
-    const first = known?.blocks === blocks ? known.count : 0;
+    const first = known.blocks === blocks ? known.count : 0;
     if (first < blocks.length)
       this.#inputs.uploadBlocks(this.#stream, row, first, Int32Array.from(blocks.slice(first)));
-    this.#uploadedBlocks[row] = { blocks, count: blocks.length };
+    known.blocks = blocks;
+    known.count = blocks.length;
   }
 }
 
@@ -242,7 +244,8 @@ function hostStep(entries: readonly StepEntry[], rows: number): HostStep {
     contextLengths: new Int32Array(rows),
   };
   let at = 0;
-  for (const [row, { sequence, count, blocks, end }] of entries.entries()) {
+  for (let row = 0; row < entries.length; row++) {
+    const { sequence, count, blocks, end } = entries[row]!;
     const { tokens } = sequence;
     for (let position = end - count; position < end; position++, at++) {
       host.ids[at] = tokens[position] ?? 0;

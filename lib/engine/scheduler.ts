@@ -99,7 +99,6 @@ export class Scheduler {
   /** The next step's entries, generating sequences first; none if there is nothing to do. It is under way from here on. */
   next(): StepEntry[] {
     const entries: StepEntry[] = [];
-    const isIn = new Set<Sequence>();
     let budget = this.#limits.tokens;
     const take = (sequence: Sequence) => {
       const count = Math.min(sequence.pending, budget);
@@ -112,14 +111,13 @@ export class Scheduler {
         end: computed + count,
         choosesToken: count === pending && request.maxTokens > 0,
       });
-      isIn.add(sequence);
       budget -= count;
     };
     for (const sequence of this.#running.filter(isGenerating)) {
       const wasPutBack = sequence.blocks.length === 0;
       if (!wasPutBack && this.#makeRoom(sequence)) take(sequence);
     }
-    for (const sequence of this.#running) if (!isIn.has(sequence) && !sequence.isComplete) take(sequence);
+    for (const sequence of this.#running) if (!isGenerating(sequence) && !sequence.isComplete) take(sequence);
     const postponed: Sequence[] = [];
     while (budget > 0 && postponed.length < lookahead) {
       const admitted = this.#admit(postponed);

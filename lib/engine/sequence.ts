@@ -65,6 +65,8 @@ export class Sequence {
   computed = 0;
   /** Tokens that steps under way choose: on the device by and by, but not heard of. */
   unheard = 0;
+  /** Where its token is among those that the last step chose. */
+  row = 0;
   /** The cache blocks of the tokens, in order. */
   blocks: number[] = [];
   /** Its place in the order of service. */

@@ -39,57 +39,57 @@ export interface HostStep {
 }
 
 /**
- * Where steps are put on the device: at the same addresses every time, so that a captured step can be replayed on new
- * contents. The rows of the block tables are written one by one, when they change.
+ * Where steps are put on the device: one behind the other what is uploaded for a step, in one piece; for as many tokens and
+ * sequences always at the same addresses, so that a captured step can be replayed on new contents. The rows of the block
+ * tables are written one by one, when they change.
  */
 export class StepInputs {
-  readonly #all: Step;
-  /** i32[sequences]: the tokens that a step chooses. */
-  readonly chosen: Tensor;
+  /** i32: ids, positions, slots, queryStarts and contextLengths. */
+  readonly #packed: Tensor;
+  readonly #blockTables: Tensor;
 
   constructor(device: Device, { tokens, sequences, blocksPerSequence }: StepLimits) {
-    const i32 = (...shape: number[]) => device.tensor('i32', shape);
-    this.#all = {
-      ids: i32(tokens),
-      positions: i32(tokens),
-      slots: i32(tokens),
-      queryStarts: i32(sequences + 1),
-      contextLengths: i32(sequences),
-      blockTables: i32(sequences, blocksPerSequence),
-    };
-    this.chosen = i32(sequences);
+    this.#packed = device.tensor('i32', [startsOf(tokens, sequences).at(-1)!]);
+    this.#blockTables = device.tensor('i32', [sequences, blocksPerSequence]);
   }
 
   /** The step of so many tokens and sequences. */
   view(tokens: number, sequences: number): Step {
-    const { ids, positions, slots, queryStarts, contextLengths, blockTables } = this.#all;
+    const starts = startsOf(tokens, sequences);
+    const part = (index: number, length: number) => this.#packed.narrow(0, starts[index]!, length);
     return {
-      ids: ids.narrow(0, 0, tokens),
-      positions: positions.narrow(0, 0, tokens),
-      slots: slots.narrow(0, 0, tokens),
-      queryStarts: queryStarts.narrow(0, 0, sequences + 1),
-      contextLengths: contextLengths.narrow(0, 0, sequences),
-      blockTables: blockTables.narrow(0, 0, sequences),
+      ids: part(0, tokens),
+      positions: part(1, tokens),
+      slots: part(2, tokens),
+      queryStarts: part(3, sequences + 1),
+      contextLengths: part(4, sequences),
+      blockTables: this.#blockTables.narrow(0, 0, sequences),
     };
   }
 
-  upload(stream: Stream, host: HostStep): Step {
-    const step = this.view(host.ids.length, host.contextLengths.length);
-    stream.upload(step.ids, host.ids);
-    stream.upload(step.positions, host.positions);
-    stream.upload(step.slots, host.slots);
-    stream.upload(step.queryStarts, host.queryStarts);
-    stream.upload(step.contextLengths, host.contextLengths);
-    return step;
+  upload(stream: Stream, { ids, positions, slots, queryStarts, contextLengths }: HostStep): Step {
+    const starts = startsOf(ids.length, contextLengths.length);
+    const packed = new Int32Array(starts.at(-1)!);
+    for (const [i, values] of [ids, positions, slots, queryStarts, contextLengths].entries())
+      packed.set(values, starts[i]);
+    stream.upload(this.#packed.narrow(0, 0, packed.length), packed);
+    return this.view(ids.length, contextLengths.length);
   }
 
   /** Writes some blocks of the step's sequence `row`, from its block `first` on. */
   uploadBlocks(stream: Stream, row: number, first: number, blocks: Int32Array): void {
-    stream.upload(this.#all.blockTables.narrow(0, row, 1).narrow(1, first, blocks.length), blocks);
+    stream.upload(this.#blockTables.narrow(0, row, 1).narrow(1, first, blocks.length), blocks);
   }
 
   async dispose(): Promise<void> {
-    const tensors: Tensor[] = [...Object.values(this.#all), this.chosen];
-    await Promise.all(tensors.map((tensor) => tensor.storage.dispose()));
+    await Promise.all([this.#packed, this.#blockTables].map((tensor) => tensor.storage.dispose()));
   }
+}
+
+/** Where ids, positions, slots, queryStarts and contextLengths begin, and where the last ends, at multiples of 16 bytes. */
+function startsOf(tokens: number, sequences: number): number[] {
+  const starts = [0];
+  for (const length of [tokens, tokens, tokens, sequences + 1, sequences])
+    starts.push(starts.at(-1)! + 4 * Math.ceil(length / 4));
+  return starts;
 }

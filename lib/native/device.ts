@@ -133,9 +133,14 @@ export class Device {
  * @throws device_unavailable with the reason, invalid_argument for a name that is not a device's.
  */
 export async function openDevice(name: string, options: DeviceOptions = {}): Promise<Device> {
-  if (name === 'auto') return Device.open((await whyUnusable('cuda')) === undefined ? 'cuda' : 'cpu', options);
+  if (name === 'auto') return Device.open(await defaultDevice(), options);
   if (isCuda(name)) await nativeAddon().probeDevice(name);
   return Device.open(name, options);
+}
+
+/** What 'auto' is on this machine: 'cuda' if a GPU can be used, or else 'cpu'. A driver is started off the JavaScript thread. */
+export async function defaultDevice(): Promise<'cuda' | 'cpu'> {
+  return (await whyUnusable('cuda')) === undefined ? 'cuda' : 'cpu';
 }
 
 function isCuda(name: string): boolean {

@@ -1,6 +1,6 @@
 import type { Device } from '../native/device.js';
 import type { Stream } from '../native/stream.js';
-import type { Tensor } from '../native/tensor.js';
+import { Tensor } from '../native/tensor.js';
 import type { ResolvedSamplingParameters } from './parameters.js';
 
 /** What the sampler needs to know of a sequence whose next token is chosen. */
@@ -40,8 +40,12 @@ export class Sampler {
   readonly #stream: Stream;
   readonly #vocabularySize: number;
   readonly #rows: number;
-  readonly #inputs: { parameters: Tensor; choices: Tensor; rows: Tensor };
-  readonly #outputs: { logprobs: Tensor; ranks: Tensor };
+  /** f32[rows, 6], i32[rows, 5] and i32[rows], for the rows of a call: uploaded in one piece. */
+  readonly #inputs: Tensor;
+  /** i32[rows], f32[rows] and i32[rows], downloaded in one piece. */
+  readonly #outputs: Tensor;
+  /** i32[rows]: the tokens that the last call chose. */
+  readonly chosen: Tensor;
   #top: { ids: Tensor; logprobs: Tensor } | undefined;
   #biases: { starts: Tensor; ids: Tensor; values: Tensor } | undefined;
   #history: { promptMasks: Tensor; counts: Tensor } | undefined;
@@ -54,39 +58,29 @@ export class Sampler {
     this.#stream = stream;
     this.#vocabularySize = vocabularySize;
     this.#rows = rows;
-    this.#inputs = {
-      parameters: device.tensor('f32', [rows, parameterColumns]),
-      choices: device.tensor('i32', [rows, choiceColumns]),
-      rows: device.tensor('i32', [rows]),
-    };
-    this.#outputs = {
-      logprobs: device.tensor('f32', [rows]),
-      ranks: device.tensor('i32', [rows]),
-    };
+    this.#inputs = device.tensor('i32', [padded(rows) * (parameterColumns + choiceColumns + 1)]);
+    this.#outputs = device.tensor('i32', [3 * padded(rows)]);
+    this.chosen = this.#outputs.narrow(0, 0, rows);
     this.#freeRows = Array.from({ length: rows }, (_, row) => rows - 1 - row);
   }
 
-  /** Enqueues the choice of one token for each row of logits f32[B, V], written to `tokens` i32[B]. */
-  async sample(logits: Tensor, tokens: Tensor, inputs: readonly SamplerInput[]): Promise<Sampled[]> {
+  /** Enqueues the choice of one token for each row of logits f32[B, V]; `chosen` has them. */
+  async sample(logits: Tensor, inputs: readonly SamplerInput[]): Promise<Sampled[]> {
     const count = inputs.length;
-    const first = (tensor: Tensor) => tensor.narrow(0, 0, count);
     const top = this.#topTensors(count, inputs);
-    const outputs = {
-      tokens,
-      logprobs: first(this.#outputs.logprobs),
-      ranks: first(this.#outputs.ranks),
-    };
     this.#stream.run('sample', {
       logits,
       ...this.#uploadParameters(inputs),
       ...this.#uploadBiases(inputs),
-      ...outputs,
+      tokens: this.chosen.narrow(0, 0, count),
+      logprobs: part(this.#outputs, 'f32', padded(this.#rows), count),
+      ranks: part(this.#outputs, 'i32', 2 * padded(this.#rows), count),
       top_ids: top?.ids,
       top_logprobs: top?.logprobs,
       prompt_masks: this.#history?.promptMasks,
       counts: this.#history?.counts,
     });
-    return this.#read(count, outputs, top);
+    return this.#read(count, top);
   }
 
   /** Forgets a sequence; its history, if it had one, is built anew when it comes again. */
@@ -98,34 +92,41 @@ export class Sampler {
   }
 
   async dispose(): Promise<void> {
-    const groups = [this.#inputs, this.#outputs, this.#top ?? {}, this.#biases ?? {}, this.#history ?? {}];
-    const tensors = groups.flatMap((group) => Object.values(group) as Tensor[]);
+    const groups = [this.#top ?? {}, this.#biases ?? {}, this.#history ?? {}];
+    const tensors = [this.#inputs, this.#outputs, ...groups.flatMap((group) => Object.values(group) as Tensor[])];
     await Promise.all(tensors.map((tensor) => tensor.storage.dispose()));
   }
 
   #uploadParameters(inputs: readonly SamplerInput[]) {
-    const parameters = new Float32Array(inputs.length * parameterColumns);
-    const choices = new Int32Array(inputs.length * choiceColumns);
-    const rows = new Int32Array(inputs.length);
-    for (const [i, input] of inputs.entries()) {
-      const { temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty, topK, seed } =
-        input.parameters;
-      parameters.set(
-        [temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty],
-        i * parameterColumns,
-      );
-      choices.set([topK, seed | 0, Math.floor(seed / 2 ** 32), input.choice, input.index], i * choiceColumns);
-      rows[i] = this.#historyRow(input);
+    const count = inputs.length;
+    const choicesAt = padded(count) * parameterColumns;
+    const rowsAt = choicesAt + padded(count) * choiceColumns;
+    const words = new Int32Array(rowsAt + padded(count));
+    const floats = new Float32Array(words.buffer);
+    for (let i = 0; i < count; i++) {
+      const input = inputs[i]!;
+      const { parameters: given, choice, index } = input;
+      let at = i * parameterColumns;
+      floats[at++] = given.temperature;
+      floats[at++] = given.topP;
+      floats[at++] = given.minP;
+      floats[at++] = given.repetitionPenalty;
+      floats[at++] = given.presencePenalty;
+      floats[at++] = given.frequencyPenalty;
+      at = choicesAt + i * choiceColumns;
+      words[at++] = given.topK;
+      words[at++] = given.seed;
+      words[at++] = Math.floor(given.seed / 2 ** 32);
+      words[at++] = choice;
+      words[at++] = index;
+      words[rowsAt + i] = this.#historyRow(input);
     }
-    const tensors = {
-      parameters: this.#inputs.parameters.narrow(0, 0, inputs.length),
-      choices: this.#inputs.choices.narrow(0, 0, inputs.length),
-      rows: this.#inputs.rows.narrow(0, 0, inputs.length),
+    this.#stream.upload(this.#inputs.narrow(0, 0, words.length), words);
+    return {
+      parameters: part(this.#inputs, 'f32', 0, count, parameterColumns),
+      choices: part(this.#inputs, 'i32', choicesAt, count, choiceColumns),
+      rows: part(this.#inputs, 'i32', rowsAt, count),
     };
-    this.#stream.upload(tensors.parameters, parameters);
-    this.#stream.upload(tensors.choices, choices);
-    this.#stream.upload(tensors.rows, rows);
-    return tensors;
   }
 
   /** The state row of a sequence with penalties, loaded with its history when it is new; −1 for the others. */
@@ -162,7 +163,8 @@ export class Sampler {
     const starts = new Int32Array(inputs.length + 1);
     const ids: number[] = [];
     const values: number[] = [];
-    for (const [i, { parameters, banned }] of inputs.entries()) {
+    for (let i = 0; i < inputs.length; i++) {
+      const { parameters, banned } = inputs[i]!;
       for (const [id, bias] of parameters.logitBias) {
         ids.push(id);
         values.push(bias);
@@ -212,27 +214,36 @@ export class Sampler {
     };
   }
 
-  async #read(
-    count: number,
-    outputs: { tokens: Tensor; logprobs: Tensor; ranks: Tensor },
-    top: { ids: Tensor; logprobs: Tensor } | undefined,
-  ): Promise<Sampled[]> {
+  async #read(count: number, top: { ids: Tensor; logprobs: Tensor } | undefined): Promise<Sampled[]> {
     const width = top?.ids.shape[1] ?? 0;
-    const [tokens, logprobs, ranks, topIds, topLogprobs] = await Promise.all([
-      this.#stream.download(outputs.tokens, new Int32Array(count)),
-      this.#stream.download(outputs.logprobs, new Float32Array(count)),
-      this.#stream.download(outputs.ranks, new Int32Array(count)),
+    const [words, topIds, topLogprobs] = await Promise.all([
+      this.#stream.download(this.#outputs, new Int32Array(this.#outputs.size)),
       top && this.#stream.download(top.ids, new Int32Array(count * width)),
       top && this.#stream.download(top.logprobs, new Float32Array(count * width)),
     ]);
+    const logprobs = new Float32Array(words.buffer, 4 * padded(this.#rows));
+    const ranksAt = 2 * padded(this.#rows);
     return Array.from({ length: count }, (_, i) => ({
-      token: tokens[i]!,
+      token: words[i]!,
       logprob: logprobs[i]!,
-      rank: ranks[i]!,
-      topIds: topIds?.subarray(i * width, (i + 1) * width) ?? new Int32Array(0),
-      topLogprobs: topLogprobs?.subarray(i * width, (i + 1) * width) ?? new Float32Array(0),
+      rank: words[ranksAt + i]!,
+      topIds: topIds?.subarray(i * width, (i + 1) * width) ?? noIds,
+      topLogprobs: topLogprobs?.subarray(i * width, (i + 1) * width) ?? noLogprobs,
     }));
   }
+}
+
+const noIds = new Int32Array(0);
+const noLogprobs = new Float32Array(0);
+
+/** Rows of which each column begins at a multiple of 16 bytes. */
+function padded(rows: number): number {
+  return 4 * Math.ceil(rows / 4);
+}
+
+/** A tensor of 4-byte elements, `at` elements into another. */
+function part(whole: Tensor, dtype: 'f32' | 'i32', at: number, ...shape: number[]): Tensor {
+  return new Tensor(whole.storage, dtype, shape, { byteOffset: whole.byteOffset + 4 * at });
 }
 
 /** Alternatives that `logprobs` and `promptLogprobs` may ask for. */

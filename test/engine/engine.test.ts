@@ -221,11 +221,13 @@ describe('engine', () => {
 
     it('in the midst of others costs no blocks and leaves later sequences intact', () =>
       withEngine(folder, { contextLength: 96, cacheTokens: 96 }, async (bench) => {
-        const first = bench.submit(promptOf(30, 30), { maxTokens: 40 });
-        while (first.outcome.tokens.length < 5) await new Promise(setImmediate);
-        const failed = await submit(bench, poison);
-        assertDeviceError((await first.done).ends);
-        assertDeviceError(failed.ends);
+        let failed: Promise<Outcome> | undefined;
+        const onToken = (count: number) => {
+          if (count === 5) failed = submit(bench, poison);
+        };
+        const first = await bench.submit(promptOf(30, 30), { maxTokens: 40, onToken }).done;
+        assertDeviceError(first.ends);
+        assertDeviceError((await failed!).ends);
         const everything = { prompt: promptOf(90, 31), maxTokens: 6 };
         assert.deepEqual((await submit(bench, everything)).tokens, await aloneTokens(everything));
       }));

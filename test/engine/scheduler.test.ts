@@ -32,11 +32,15 @@ const scenarios: fc.Arbitrary<Scenario> = fc
     prefixes: fc.integer({ min: 1, max: 3 }),
     priorities: fc.integer({ min: 0, max: 2 }),
     arrivals: fc.integer({ min: 1, max: 6 }),
+    crowd: fc.constantFrom(8, 100),
     abortOneIn: fc.integer({ min: 0, max: 8 }),
     failOneIn: fc.constantFrom(0, 0, 5, 50),
     stepsAhead: fc.integer({ min: 0, max: 2 }),
   })
   .map(({ tokens, sequences, ...rest }) => ({ limits: { tokens: Math.max(tokens, sequences), sequences }, ...rest }));
+
+/** More of them than anybody waits for, by the environment. */
+const stepsAtLength = Number(process.env.QWEN2_TEST_SCHEDULER_STEPS ?? 1_000_000);
 
 describe('scheduler', () => {
   it('keeps its promises in any scenario, and a tight cache and shared prefixes are among them', () => {
@@ -53,6 +57,21 @@ describe('scheduler', () => {
     );
     assert.ok(steps > 10_000 && preemptions > 500 && found > 10_000, `${steps} ${preemptions} ${found}`);
   });
+
+  it(`keeps them through ${stepsAtLength} steps with small caches, priorities, aborts and failures`, () => {
+    const many = fc.sample(scenarios, { numRuns: 1000, seed: 2 });
+    const totals = { steps: 0, preemptions: 0, found: 0, failures: 0 };
+    for (let seed = 0; totals.steps < stepsAtLength; seed++) {
+      const simulation = new SchedulerSimulation(many[seed % many.length]!, seed);
+      simulation.run(500);
+      totals.steps += simulation.steps;
+      totals.preemptions += simulation.preemptions;
+      totals.found += simulation.prefixTokensFound;
+      totals.failures += simulation.failures;
+    }
+    const { steps, preemptions, found, failures } = totals;
+    assert.ok(preemptions > 0.02 * steps && found > steps && failures > 0.01 * steps, JSON.stringify(totals));
+  }).timeout(stepsAtLength / 10);
 
   it('makes many steps in little time, each as long as it has sequences, however many wait', () => {
     const secondsFor = (waiting: number) => {

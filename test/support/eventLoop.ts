@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 
 /** Milliseconds in which this process's first thread was ready to run while others had the cores; 0 if nobody counts. */
-function waitedForCore(): number {
+export function waitedForCore(): number {
   try {
     const [, nanoseconds] = readFileSync('/proc/self/schedstat', 'utf8').split(' ');
     return Number(nanoseconds) / 1e6;

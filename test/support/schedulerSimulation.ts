@@ -9,6 +9,9 @@ const limits = { vocabularySize: 100, maxLogprobs: 5 };
 const plain = resolveSamplingParameters({ seed: 0 }, {}, limits);
 const withPromptLogprobs = resolveSamplingParameters({ seed: 0, promptLogprobs: 1 }, {}, limits);
 
+/** So few that texts are often alike. */
+const differentTokens = 3;
+
 export interface Scenario {
   limits: SchedulerLimits;
   blocks: number;
@@ -20,8 +23,9 @@ export interface Scenario {
   prefixes: number;
   /** Priorities from −n to n. */
   priorities: number;
-  /** Sequences that arrive in a step at most. */
+  /** Sequences that arrive in a step at most; none while so many are there. */
   arrivals: number;
+  crowd: number;
   /** One step in so many aborts a sequence; 0: none. */
   abortOneIn: number;
   /** One step in so many fails, and with it its sequences; 0: none. */
@@ -33,8 +37,12 @@ export interface Scenario {
 interface Request {
   sequence: Sequence;
   outputTokens: number;
-  /** Steps since it got on, was the first in line, or could not be. */
-  passedOver: number;
+  /** The last step that it was part of. */
+  step: number;
+  /** Whether it was generating when the step was planned. */
+  isGenerating: boolean;
+  /** What stands for its tokens up to each position (CacheModel). */
+  texts: number[];
 }
 
 /** Runs steps as the engine does, with nothing computed, and holds every promise of scheduler and allocator. */
@@ -46,17 +54,24 @@ export class SchedulerSimulation {
   readonly #live = new Map<Sequence, Request>();
   readonly #cache: CacheModel;
   readonly #prefixes: number[][];
+  /** How many sequences hold each block. */
+  readonly #holders: Int32Array;
+  /** Whose turn was first at the last step, and for how many steps in a row it did not get on. */
+  #waitsFirst: Request | undefined;
+  #passedOver = 0;
   /** Planned, and not settled. */
   readonly #underWay: StepEntry[][] = [];
   #arrived = 0;
   steps = 0;
+  failures = 0;
 
   constructor(scenario: Scenario, seed: number) {
     this.#scenario = scenario;
     this.#random = new Random(seed);
     this.#allocator = new BlockAllocator(scenario.blocks, scenario.blockSize);
     this.#scheduler = new Scheduler(scenario.limits, this.#allocator);
-    this.#cache = new CacheModel(scenario.blockSize);
+    this.#cache = new CacheModel(scenario.blocks, scenario.blockSize);
+    this.#holders = new Int32Array(scenario.blocks);
     this.#prefixes = Array.from({ length: scenario.prefixes }, () => this.#tokens(scenario.maxPrompt));
   }
 
@@ -71,7 +86,9 @@ export class SchedulerSimulation {
   /** Until so many have come and all have ended. */
   run(requests: number): void {
     while (this.#arrived < requests || this.#live.size > 0 || this.#underWay.length > 0) {
-      const arriving = Math.min(this.#random.integer(0, this.#scenario.arrivals), requests - this.#arrived);
+      const { arrivals, crowd } = this.#scenario;
+      const room = Math.max(0, crowd - this.#live.size);
+      const arriving = Math.min(this.#random.integer(0, arrivals), requests - this.#arrived, room);
       for (let i = 0; i < arriving; i++) this.#arrive();
       this.#step();
       this.#maybeAbort();
@@ -83,7 +100,7 @@ export class SchedulerSimulation {
   }
 
   #tokens(count: number): number[] {
-    return Array.from({ length: count }, () => this.#random.integer(0, 2));
+    return Array.from({ length: count }, () => this.#random.integer(0, differentTokens - 1));
   }
 
   #arrive(): void {
@@ -104,25 +121,23 @@ export class SchedulerSimulation {
     this.#scheduler.add(sequence);
     this.#arrived++;
     assert.ok(sequence.turn <= this.#arrived + arrivalsPerPriority * priorities, 'turns of later arrivals come later');
-    this.#live.set(sequence, { sequence, outputTokens, passedOver: 0 });
+    this.#live.set(sequence, { sequence, outputTokens, step: 0, isGenerating: false, texts: [] });
   }
 
   #step(): void {
     this.steps++;
-    const generating = [...this.#live.keys()].filter(
-      ({ computed, pending, isComplete }) => computed > 0 && pending === 1 && !isComplete,
-    );
+    for (const request of this.#live.values()) {
+      const { computed, pending, isComplete } = request.sequence;
+      request.isGenerating = computed > 0 && pending === 1 && !isComplete;
+    }
     const before = this.#scheduler.preemptions;
     const entries = this.#scheduler.next();
     this.#checkEntries(entries);
     this.#checkTurns(entries);
     if (this.#scheduler.preemptions === before)
-      for (const sequence of generating)
-        assert.ok(
-          entries.some((entry) => entry.sequence === sequence),
-          'prompts never hold up what generates',
-        );
-    for (const entry of entries) this.#cache.compute(entry);
+      for (const { isGenerating, step } of this.#live.values())
+        if (isGenerating && step !== this.steps) assert.fail('prompts never hold up what generates');
+    for (const entry of entries) this.#cache.compute(entry, this.#live.get(entry.sequence)!.texts);
     this.#checkBlocks();
     this.#maybeAbort();
     if (entries.length > 0) this.#underWay.push(entries);
@@ -130,12 +145,14 @@ export class SchedulerSimulation {
   }
 
   #finish(): void {
-    const step = this.#underWay.shift() ?? [];
+    const step = this.#underWay.shift();
+    if (step === undefined) return;
     const { failOneIn } = this.#scenario;
     if (failOneIn === 0 || this.#random.integer(1, failOneIn) > 1) {
       for (const entry of step) this.#settle(entry);
       return;
     }
+    this.failures++;
     for (const { sequence } of step) if (!sequence.ended) this.#end(sequence);
     for (const entry of this.#underWay.flat()) this.#scheduler.takeBack(entry);
     this.#underWay.length = 0;
@@ -156,18 +173,20 @@ export class SchedulerSimulation {
   }
 
   #checkEntries(entries: StepEntry[]): void {
-    const { limits } = this.#scenario;
-    const total = entries.reduce((sum, { count }) => sum + count, 0);
-    assert.ok(total <= limits.tokens, `${total} tokens in a step of ${limits.tokens}`);
-    assert.ok(entries.length <= limits.sequences, `${entries.length} sequences in a step of ${limits.sequences}`);
-    assert.equal(new Set(entries.map(({ sequence }) => sequence)).size, entries.length, 'no sequence twice');
+    const { limits, blockSize } = this.#scenario;
+    let total = 0;
     for (const { sequence, count } of entries) {
-      assert.ok(this.#live.has(sequence), 'no ended sequence');
-      assert.ok(count >= 1 && sequence.computed <= sequence.length, `${count} tokens`);
-      const room = sequence.blocks.length * this.#scenario.blockSize;
-      assert.ok(sequence.computed <= room, 'blocks for every token');
-      assert.ok(sequence.chosen <= Math.max(sequence.request.maxTokens, 0), 'no token more than was asked for');
+      total += count;
+      const request = this.#live.get(sequence);
+      if (request === undefined) assert.fail('no ended sequence');
+      if (request.step === this.steps) assert.fail('no sequence twice');
+      request.step = this.steps;
+      if (count < 1 || sequence.computed > sequence.length) assert.fail(`${count} tokens`);
+      if (sequence.computed > sequence.blocks.length * blockSize) assert.fail('blocks for every token');
+      if (sequence.chosen > Math.max(sequence.request.maxTokens, 0)) assert.fail('no token more than was asked for');
     }
+    if (total > limits.tokens) assert.fail(`${total} tokens in a step of ${limits.tokens}`);
+    if (entries.length > limits.sequences) assert.fail(`${entries.length} sequences in a step of ${limits.sequences}`);
   }
 
   /**
@@ -175,30 +194,40 @@ export class SchedulerSimulation {
    * priorities, others have started before it came.
    */
   #checkTurns(entries: StepEntry[]): void {
-    const waits = this.#live.size > 0 && this.#underWay.length === 0;
-    assert.ok(entries.length > 0 || !waits, 'something gets on');
-    if (this.#live.size === 0 || this.#scenario.priorities > 0) return;
-    const first = [...this.#live.values()].reduce((a, b) => (b.sequence.turn < a.sequence.turn ? b : a));
-    const isUnderWay = first.sequence.unheard > 0 || first.sequence.isComplete;
-    if (isUnderWay || entries.some(({ sequence }) => sequence === first.sequence)) first.passedOver = 0;
-    else
-      assert.ok(
-        ++first.passedOver <= this.#scenario.maxPrompt + 2 * this.#scenario.stepsAhead,
-        'it waits for no more than a prefix',
-      );
+    if (entries.length === 0 && this.#live.size > 0 && this.#underWay.length === 0) assert.fail('something gets on');
+    const { limits, maxPrompt, maxOutput, priorities, stepsAhead } = this.#scenario;
+    const begun = priorities > 0 ? limits.sequences * (maxPrompt + maxOutput) : 0;
+    const first = this.#first();
+    const isServed =
+      first === undefined || first.sequence.unheard > 0 || first.sequence.isComplete || first.step === this.steps;
+    this.#passedOver = isServed || first !== this.#waitsFirst ? 0 : this.#passedOver + 1;
+    this.#waitsFirst = first;
+    if (this.#passedOver > begun + maxPrompt + 2 * stepsAhead)
+      assert.fail('it waits for no more than a prefix, and what began before it');
+  }
+
+  /** Whose turn is first of all. */
+  #first(): Request | undefined {
+    let first: Request | undefined;
+    for (const request of this.#live.values())
+      if (first === undefined || request.sequence.turn < first.sequence.turn) first = request;
+    return first;
   }
 
   /** No block is lost, none that is written to is shared, and what waits has none. */
   #checkBlocks(): void {
-    const holders = new Map<number, number>();
+    const holders = this.#holders.fill(0);
+    let held = 0;
     for (const { blocks } of this.#live.keys())
-      for (const block of blocks) holders.set(block, (holders.get(block) ?? 0) + 1);
-    for (const block of holders.keys()) assert.ok(block >= 0 && block < this.#scenario.blocks);
-    assert.equal(holders.size + this.#allocator.freeBlocks, this.#scenario.blocks, 'no block is lost');
+      for (const block of blocks) {
+        if (!(block >= 0 && block < holders.length)) assert.fail(`there is no block ${block}`);
+        if (holders[block]!++ === 0) held++;
+      }
+    if (held + this.#allocator.freeBlocks !== holders.length) assert.fail('no block is lost');
     for (const { blocks, computed } of this.#live.keys()) {
-      if (blocks.length === 0) assert.equal(computed, 0);
-      for (const block of blocks.slice(Math.floor(computed / this.#scenario.blockSize)))
-        assert.equal(holders.get(block), 1, 'a block that is written to has one holder');
+      if (blocks.length === 0 && computed > 0) assert.fail('what is computed has blocks');
+      for (let i = Math.floor(computed / this.#scenario.blockSize); i < blocks.length; i++)
+        if (holders[blocks[i]!] !== 1) assert.fail('a block that is written to has one holder');
     }
   }
 
@@ -219,7 +248,7 @@ export class SchedulerSimulation {
 
 /** What a sequence goes on with. */
 function tokenAt({ turn }: Sequence, position: number): number {
-  return Math.abs(Math.imul(turn + 1, 2654435761) ^ Math.imul(position, 40503)) % 3;
+  return Math.abs(Math.imul(turn + 1, 2654435761) ^ Math.imul(position, 40503)) % differentTokens;
 }
 
 /**
@@ -228,30 +257,37 @@ function tokenAt({ turn }: Sequence, position: number): number {
  */
 class CacheModel {
   readonly #blockSize: number;
-  readonly #places = new Map<number, number>();
-  readonly #texts = new Map<string, number>();
+  readonly #places: Int32Array;
+  /** By the number of the text before, and the token. */
+  readonly #texts = new Map<number, number>();
 
-  constructor(blockSize: number) {
+  constructor(blocks: number, blockSize: number) {
     this.#blockSize = blockSize;
+    this.#places = new Int32Array(blocks * blockSize);
   }
 
-  /** Requires that all before is there, and writes. */
-  compute({ sequence, count, end }: StepEntry): void {
-    const { tokens } = sequence;
-    const computed = end - count;
-    let text = 0;
-    for (let position = 0; position < end; position++) {
+  /** Requires that all before is there, and writes. `texts` has the numbers of the sequence's texts, and gets more. */
+  compute({ sequence, count, end }: StepEntry, texts: number[]): void {
+    const { tokens, blocks } = sequence;
+    for (let position = texts.length; position < end; position++) {
       // What is not heard of is on the device.
-      const key = `${text} ${tokens[position] ?? tokenAt(sequence, position)}`;
-      text = this.#texts.get(key) ?? this.#texts.size + 1;
-      this.#texts.set(key, text);
-      const place = this.#placeOf(sequence, position);
-      if (position < computed) assert.equal(this.#places.get(place), text, `token ${position} is what the cache holds`);
-      else this.#places.set(place, text);
+      const token = tokens[position] ?? tokenAt(sequence, position);
+      texts.push(this.#textOf(texts[position - 1] ?? 0, token));
+    }
+    for (let position = 0; position < end; position++) {
+      const block = blocks[Math.floor(position / this.#blockSize)]!;
+      const place = block * this.#blockSize + (position % this.#blockSize);
+      if (position >= end - count) this.#places[place] = texts[position]!;
+      else if (this.#places[place] !== texts[position]) assert.fail(`token ${position} is not what the cache holds`);
     }
   }
 
-  #placeOf({ blocks }: Sequence, position: number): number {
-    return blocks[Math.floor(position / this.#blockSize)]! * this.#blockSize + (position % this.#blockSize);
+  #textOf(before: number, token: number): number {
+    const key = before * differentTokens + token;
+    const known = this.#texts.get(key);
+    if (known !== undefined) return known;
+    const text = this.#texts.size + 1;
+    this.#texts.set(key, text);
+    return text;
   }
 }
