@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { batchLoadOptions } from '../../lib/cli/batch.js';
+import { batchLoadOptions } from '../../lib/cli/batchModel.js';
 import { defaultDevice, type LoadOptions, listDevices } from '../../lib/index.js';
 import { demoFolder } from '../support/checkpoints.js';
 import { qwen2 } from '../support/cli.js';
