@@ -1,4 +1,4 @@
-export { type BatchFileOptions, type BatchFileProgress, runBatchFile } from './batch/batchFile.js';
+export { type BatchFileOptions, type BatchFileProgress, type BatchFiles, runBatchFile } from './batch/batchFile.js';
 export {
   type BatchOptions,
   type BatchOutcome,
@@ -31,6 +31,9 @@ export {
   type QuantizeResult,
   quantizeCheckpoint,
 } from './quantization/quantizeCheckpoint.js';
+export { type QueuedBatchOptions, runQueuedBatch } from './queue/coordinator.js';
+export { requireQueue } from './queue/redis.js';
+export { type QueueWorkerOptions, type QueueWorkerProgress, runQueueWorker } from './queue/worker.js';
 export type { SamplingParameters } from './sampler/parameters.js';
 export type { ChatMessage, ChatOptions } from './tokenizer/chatTemplate.js';
 export type { TokenStream } from './tokenizer/detokenizer.js';

@@ -42,7 +42,8 @@ const libraryRooms = {
   generation: ['native', 'checkpoint', 'sampler', 'model', 'engine', 'tokenizer'],
   quantization: ['native', 'checkpoint', 'nn', 'model', 'tokenizer'],
   batch: ['native', 'sampler', 'engine', 'tokenizer', 'generation'],
-  index: ['native', 'checkpoint', 'sampler', 'engine', 'tokenizer', 'generation', 'quantization', 'batch'],
+  queue: ['native', 'generation', 'batch'],
+  index: ['native', 'checkpoint', 'sampler', 'engine', 'tokenizer', 'generation', 'quantization', 'batch', 'queue'],
   cli: ['index', 'sampler/parameters'], // options are checked before anything is loaded
 };
 
@@ -51,6 +52,8 @@ const packageRooms = {
   '@huggingface/jinja': ['tokenizer'],
   commander: ['cli'],
   'cli-progress': ['cli'],
+  bullmq: ['queue'],
+  ioredis: ['queue'],
 };
 
 /** Why a file of csrc may not include a header, or undefined. */

@@ -1,23 +1,22 @@
-import { type FileHandle, open, rm } from 'node:fs/promises';
 import type { Model } from '../generation/model.js';
-import { Qwen2Error } from '../native/errors.js';
-import { type BatchProgress, type BatchRequest, generateBatch } from './generateBatch.js';
-import { readLines } from './lines.js';
-import { parseRequestLine, type RequestLine } from './requestLine.js';
-import { ResultFile } from './resultFile.js';
-import { idOf, ResultLines } from './resultLine.js';
+import { type BatchOptions, type BatchProgress, type BatchRequest, generateBatch } from './generateBatch.js';
+import { defaultErrorsPath, type FilePart, type NumberedRequest, RequestFile } from './requestFile.js';
+import { openResults, type ResultFile } from './resultFile.js';
+import { ResultLines } from './resultLine.js';
 
-export interface BatchFileOptions {
+/** What goes where. */
+export interface BatchFiles {
   /** The path of the requests, a line each, gzipped or not; '-' is stdin. */
   input: string;
   /** Where results go, a line each, as requests end. What it has already is not done again. */
   output: string;
   /** Where lines that are no requests are told, with their numbers. Default: the output's name with '.errors.jsonl'. */
   errors?: string | undefined;
-  signal?: AbortSignal | undefined;
-  concurrency?: number | undefined;
-  /** Demands that results do not depend on what is computed beside them, as in `generateBatch`. */
-  batchInvariant?: boolean | undefined;
+  /** A part of the input. */
+  part?: FilePart | undefined;
+}
+
+export interface BatchFileOptions extends BatchFiles, Omit<BatchOptions, 'onProgress'> {
   onProgress?: ((progress: BatchFileProgress) => void) | undefined;
 }
 
@@ -29,6 +28,18 @@ export interface BatchFileProgress extends BatchProgress {
   /** Lines of the input; undefined until they are counted, and of stdin. */
   total: number | undefined;
 }
+
+export const noProgress: BatchFileProgress = {
+  finished: 0,
+  failed: 0,
+  running: 0,
+  promptTokens: 0,
+  completionTokens: 0,
+  seconds: 0,
+  skipped: 0,
+  invalid: 0,
+  total: undefined,
+};
 
 /**
  * Generates for the requests of a file. Each result is in the output file as soon as it is made, so that an interrupted run,
@@ -46,143 +57,53 @@ export async function runBatchFile(model: Model, options: BatchFileOptions): Pro
 class BatchFile {
   readonly #model: Model;
   readonly #options: BatchFileOptions;
+  readonly #requests: RequestFile;
   readonly #lines: ResultLines;
-  /** Ids that have a result, and ids of the input so far. */
-  readonly #done = new Set<string>();
-  readonly #seen = new Set<string>();
   /** Of the requests that run. */
-  readonly #forms = new Map<string, Pick<RequestLine, 'form' | 'model'>>();
-  #progress: BatchFileProgress = {
-    finished: 0,
-    failed: 0,
-    running: 0,
-    promptTokens: 0,
-    completionTokens: 0,
-    seconds: 0,
-    skipped: 0,
-    invalid: 0,
-    total: undefined,
-  };
+  readonly #forms = new Map<string, Pick<NumberedRequest, 'form' | 'model'>>();
+  #progress = noProgress;
 
   constructor(model: Model, options: BatchFileOptions) {
+    const { input, output, errors = defaultErrorsPath(output), part } = options;
     this.#model = model;
     this.#options = options;
+    this.#requests = new RequestFile(input, errors, part);
     this.#lines = new ResultLines(model.hasTokenizer ? model.tokenizer : undefined);
   }
 
   async run(): Promise<BatchFileProgress> {
-    const {
-      output,
-      errors: errorsPath = defaultErrorsPath(output),
-      signal,
-      concurrency,
-      batchInvariant,
-    } = this.#options;
-    const results = await ResultFile.open(output, (text, number) => this.#addDone(text, number));
-    const errors = new ErrorsFile(errorsPath);
-    const counting = this.#countLines();
+    const { results, done } = await openResults(this.#options.output);
+    const counting = this.#requests.count().then((total) => this.#report({ total }));
     try {
-      await errors.clear();
-      const onProgress = (progress: BatchProgress) => this.#report(progress);
-      for await (const outcome of generateBatch(this.#model, this.#requests(errors), {
-        signal,
-        concurrency,
-        batchInvariant,
-        onProgress,
-      })) {
-        const line = this.#forms.get(outcome.id)!;
-        this.#forms.delete(outcome.id);
-        await results.append(this.#lines.lineOf(line, outcome));
-      }
+      await this.#generate(results, done);
     } finally {
-      await errors.close();
+      await this.#requests.close();
       await results.close();
       await counting;
     }
     return this.#progress;
   }
 
-  /** Beside the work: for the progress only. A file that can't be read says so where it is needed. */
-  async #countLines(): Promise<void> {
-    const { input } = this.#options;
-    if (input === '-') return;
-    let total = 0;
-    try {
-      for await (const { text } of readLines(input)) if (text.trim() !== '') total++;
-    } catch {
-      return;
+  async #generate(results: ResultFile, done: ReadonlySet<string>): Promise<void> {
+    const { input: _, output: __, errors: ___, part: ____, ...options } = this.#options;
+    const onProgress = (progress: BatchProgress) => this.#report(progress);
+    for await (const outcome of generateBatch(this.#model, this.#pending(done), { ...options, onProgress })) {
+      const line = this.#forms.get(outcome.id)!;
+      this.#forms.delete(outcome.id);
+      await results.append(this.#lines.lineOf(line, outcome));
     }
-    this.#report({ total });
   }
 
-  #addDone(text: string, number: number): void {
-    const id = idOf(text);
-    if (id === undefined)
-      throw new Qwen2Error(
-        'invalid_argument',
-        `${this.#options.output}, line ${number}, is no result of a batch; give another output, or remove the file`,
-      );
-    this.#done.add(id);
-  }
-
-  /** The requests that have no result, as the batch takes them. */
-  async *#requests(errors: ErrorsFile): AsyncGenerator<BatchRequest> {
-    for await (const { text, number } of readLines(this.#options.input)) {
-      if (text.trim() === '') continue;
-      let line: RequestLine;
-      try {
-        line = parseRequestLine(text, number);
-        if (this.#seen.has(line.request.id))
-          throw new Qwen2Error(
-            'invalid_argument',
-            `an earlier line has the same id, ${JSON.stringify(line.request.id)}`,
-          );
-      } catch (error) {
-        if (!(error instanceof Qwen2Error)) throw error;
-        await errors.append(number, error);
-        this.#report({ invalid: this.#progress.invalid + 1 });
-        continue;
-      }
-      const { id } = line.request;
-      this.#seen.add(id);
-      if (this.#done.has(id)) {
-        this.#report({ skipped: this.#progress.skipped + 1 });
-        continue;
-      }
-      this.#forms.set(id, { form: line.form, model: line.model });
-      yield line.request;
+  async *#pending(done: ReadonlySet<string>): AsyncGenerator<BatchRequest> {
+    const onOther = (what: 'skipped' | 'invalid') => this.#report({ [what]: this.#progress[what] + 1 });
+    for await (const { request, form, model } of this.#requests.pending(done, onOther)) {
+      this.#forms.set(request.id, { form, model });
+      yield request;
     }
   }
 
   #report(changes: Partial<BatchFileProgress>): void {
     this.#progress = { ...this.#progress, ...changes };
     this.#options.onProgress?.(this.#progress);
-  }
-}
-
-export function defaultErrorsPath(output: string): string {
-  return `${output.replace(/\.jsonl$/, '')}.errors.jsonl`;
-}
-
-/** What was wrong with lines of the input: made anew by every run, and not there where nothing was. */
-class ErrorsFile {
-  readonly #path: string;
-  #file: FileHandle | undefined;
-
-  constructor(path: string) {
-    this.#path = path;
-  }
-
-  async clear(): Promise<void> {
-    await rm(this.#path, { force: true });
-  }
-
-  async append(line: number, { code, message }: Qwen2Error): Promise<void> {
-    this.#file ??= await open(this.#path, 'w');
-    await this.#file.appendFile(`${JSON.stringify({ line, error: { code, message: `Line ${line}: ${message}` } })}\n`);
-  }
-
-  async close(): Promise<void> {
-    await this.#file?.close();
   }
 }

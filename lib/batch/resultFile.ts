@@ -2,6 +2,7 @@ import { type FileHandle, open, readFile, rm } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
 import { Qwen2Error } from '../native/errors.js';
 import { splitLines } from './lines.js';
+import { idOf } from './resultLine.js';
 
 /** How long a lock is waited for. */
 const patienceMilliseconds = 5000;
@@ -100,6 +101,21 @@ export class ResultFile {
       if (!['EINVAL', 'EBADF', 'EROFS'].includes((error as NodeJS.ErrnoException).code ?? '')) this.#failure = error;
     }
   }
+}
+
+/** Opens a file of results to go on with it: the file, and the ids that it has. @throws as ResultFile.open */
+export async function openResults(path: string): Promise<{ results: ResultFile; done: Set<string> }> {
+  const done = new Set<string>();
+  const results = await ResultFile.open(path, (text, number) => {
+    const id = idOf(text);
+    if (id === undefined)
+      throw new Qwen2Error(
+        'invalid_argument',
+        `${path}, line ${number}, is no result of a batch; give another output, or remove the file`,
+      );
+    done.add(id);
+  });
+  return { results, done };
 }
 
 /** Paths that this process has open: the number of a process that was killed may be its own now. */

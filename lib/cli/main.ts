@@ -10,6 +10,7 @@ import { infoCommand } from './info.js';
 import { explain } from './options.js';
 import { quantizeCommand } from './quantize.js';
 import { interruptedExitCode } from './terminal.js';
+import { workerCommand } from './worker.js';
 
 /** What a shell sees. */
 const exitCodes = { failed: 1, misused: 2 };
@@ -22,7 +23,15 @@ const program = new Command('qwen2')
   .showHelpAfterError('(--help lists what there is)')
   .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 misused, 130 interrupted.')
   .exitOverride();
-const commands = [generateCommand(), chatCommand(), batchCommand(), quantizeCommand(), infoCommand(), benchCommand()];
+const commands = [
+  generateCommand(),
+  chatCommand(),
+  batchCommand(),
+  workerCommand(),
+  quantizeCommand(),
+  infoCommand(),
+  benchCommand(),
+];
 for (const command of commands)
   program.addCommand(command.exitOverride().showHelpAfterError('(--help lists what there is)'));
 

@@ -80,15 +80,21 @@ export async function runResumable<T>(
 
 export const interruptedExitCode = 130;
 
-/** A signal that fires at Ctrl-C, which then does nothing else; a second Ctrl-C ends the process. */
+/** A signal that fires at Ctrl-C, or SIGTERM, which then does nothing else; a second one ends the process. */
 export function onInterrupt(): { signal: AbortSignal; dispose(): void } {
   const controller = new AbortController();
-  const onSigint = () => {
+  const interrupt = () => {
     if (controller.signal.aborted) process.exit(interruptedExitCode);
     controller.abort();
   };
-  process.on('SIGINT', onSigint);
-  return { signal: controller.signal, dispose: () => process.off('SIGINT', onSigint) };
+  const signals = ['SIGINT', 'SIGTERM'] as const;
+  for (const signal of signals) process.on(signal, interrupt);
+  return {
+    signal: controller.signal,
+    dispose: () => {
+      for (const signal of signals) process.off(signal, interrupt);
+    },
+  };
 }
 
 export function note(text: string): void {

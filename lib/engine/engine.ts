@@ -27,6 +27,9 @@ interface PendingStep {
   isVoid: boolean;
 }
 
+/** How long steps may follow one another, if each is through before the thread asks, until timers and sockets have a turn. */
+const turnMilliseconds = 2;
+
 interface EngineParts {
   device: Device;
   stream: Stream;
@@ -159,11 +162,15 @@ export class Engine {
 
   async #run(): Promise<void> {
     const underWay: PendingStep[] = [];
+    let turned = performance.now();
     for (;;) {
       const entries = this.#scheduler.next();
       if (entries.length > 0) underWay.push(this.#enqueue(entries));
       else if (underWay.length === 0) break;
       if (entries.length === 0 || underWay.length > this.#stepsAhead) await this.#finish(underWay.shift()!, underWay);
+      if (performance.now() - turned < turnMilliseconds) continue;
+      await setImmediate();
+      turned = performance.now();
     }
     this.#loop = undefined;
   }

@@ -130,6 +130,28 @@ describe('a batch of a file', () => {
     assert.equal((await run()).finished, 0);
   });
 
+  it('is done in parts, which together are the whole, each with its own errors', async () => {
+    const lines = [...many(20), { id: 'x' }, { id: 'r3', prompt: 'again' }, ...many(31).slice(20)];
+    await writeFile(at('in.jsonl'), jsonl(lines));
+    const ids: string[] = [];
+    let [invalid, total] = [0, 0];
+    for (const index of [1, 2, 3, 4]) {
+      const progress = await run({ output: at(`part${index}.jsonl`), part: { index, count: 4 } });
+      invalid += progress.invalid;
+      total += progress.total!;
+      ids.push(...(await resultsIn(`part${index}.jsonl`)).map(({ id }) => id));
+    }
+    assert.deepEqual([invalid, total, ids.length], [1, lines.length, lines.length - 1]);
+    assert.deepEqual(ids.sort(), [...many(31).map(({ id }) => id), 'r3'].sort());
+    for (const part of [
+      { index: 0, count: 4 },
+      { index: 5, count: 4 },
+      { index: 1.5, count: 4 },
+      { index: 1, count: 0 },
+    ])
+      await assertRejectsQwen2(run({ part }), 'invalid_argument', 'There is no part');
+  });
+
   it('reads gzipped files', async () => {
     await writeFile(at('in.jsonl'), gzipSync(jsonl(many(5))));
     assert.equal((await run()).finished, 5);
@@ -177,6 +199,17 @@ describe('a batch of a file', () => {
       assert.match(stderr, /^4 done in [\d.]+ s \| \d+ tokens read, \d+ written, \d+ a second\n$/);
       const again = await qwen2([...command(), '--json']);
       assert.deepEqual([again.code, JSON.parse(again.stdout).skipped], [0, 4]);
+    });
+
+    it('names the output of a part after it', async () => {
+      await writeFile(at('in.jsonl'), jsonl(many(5)));
+      for (const part of ['1/2', '2/2']) assert.equal((await qwen2([...command(), '--part', part])).code, 0);
+      assert.deepEqual(
+        [(await resultsIn('out.1-of-2.jsonl')).length, (await resultsIn('out.2-of-2.jsonl')).length],
+        [3, 2],
+      );
+      for (const part of ['0/2', '3/2', '1', 'a/b'])
+        assert.equal((await qwen2([...command(), '--part', part])).code, 2);
     });
 
     it('reads stdin', async () => {

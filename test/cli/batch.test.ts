@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { batchLoadOptions } from '../../lib/cli/batch.js';
+import { batchLoadOptions } from '../../lib/cli/batchModel.js';
 import { defaultDevice, type LoadOptions, listDevices } from '../../lib/index.js';
 import { demoFolder } from '../support/checkpoints.js';
 import { qwen2 } from '../support/cli.js';
@@ -26,6 +26,13 @@ describe('qwen2 batch', () => {
       assert.deepEqual(rest.kvCache, kvCache);
     });
 
+  for (const batchInvariant of [true, undefined])
+    it(`loads a model that is batch-invariant: ${batchInvariant}`, () =>
+      assert.equal(
+        batchLoadOptions({ device: 'cpu', sequences: 1, ...(batchInvariant && { batchInvariant }) }).batchInvariant,
+        batchInvariant,
+      ));
+
   it('computes on what `auto` is', async () => {
     const usable = (await listDevices()).find(({ available }) => available);
     assert.equal(await defaultDevice(), usable!.name);
@@ -38,7 +45,7 @@ describe('qwen2 batch', () => {
       assert.ok(words.includes(told), told);
   });
 
-  it('loads and asks for what --batch-invariant says', async () => {
+  it('loads a model with --batch-invariant', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'qwen2-batch-'));
     try {
       const request = JSON.stringify({ id: 'a', prompt: 'It was', maxTokens: 2, temperature: 0 });

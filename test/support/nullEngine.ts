@@ -6,6 +6,7 @@ import type { Sequence, SequenceRequest } from '../../lib/engine/sequence.js';
 import { planRandomWeights } from '../../lib/model/plan.js';
 import { randomWeights } from '../../lib/model/weights.js';
 import { Device } from '../../lib/native/device.js';
+import type { OpName } from '../../lib/native/ops.js';
 import { Storage } from '../../lib/native/storage.js';
 import { Graph, Stream } from '../../lib/native/stream.js';
 import type { Tensor } from '../../lib/native/tensor.js';
@@ -20,23 +21,45 @@ class NullGraph extends Graph {
   override dispose(): void {}
 }
 
-/** Takes all work and does none of it; what it is asked for is there at the next turn of the event loop. */
+/** Takes all work and does none of it; what it is asked for is there at the next turn of the event loop, or at once. */
 class NullStream extends Stream {
-  override run(): void {}
-  override upload(): void {}
-  override launch(): void {}
+  /** What it was asked for, in order; but for what a capture recorded. */
+  readonly calls: string[] = [];
+
+  override run(name: OpName): void {
+    this.calls.push(name);
+  }
+
+  override upload(): void {
+    this.calls.push('upload');
+  }
+
+  override launch(): void {
+    this.calls.push('launch');
+  }
+
   override dispose(): void {}
 
   override async download<Into>(_: Tensor, to: Into): Promise<Into> {
+    this.calls.push('download');
     return to;
   }
 
+  readonly #atOnce: boolean;
+
+  constructor(atOnce: boolean) {
+    super(0);
+    this.#atOnce = atOnce;
+  }
+
   override synchronized(): Promise<void> {
-    return new Promise(setImmediate);
+    return this.#atOnce ? Promise.resolve() : new Promise(setImmediate);
   }
 
   override capture(body: () => void): Graph {
+    const before = this.calls.length;
     body();
+    this.calls.length = before;
     return new NullGraph(0);
   }
 }
@@ -60,14 +83,18 @@ const shape = 'qwen2-0.5b';
  * An engine on a device that computes nothing: what its steps take is what the JavaScript thread does for each, but for the
  * calls of the addon. Every token is 0.
  */
-export async function nullEngine(options: EngineOptions): Promise<Engine> {
+export async function nullEngine(
+  options: EngineOptions,
+  { atOnce = false } = {},
+): Promise<{ engine: Engine; stream: NullStream }> {
   const device = nullDevice();
-  const stream = new NullStream(0);
+  const stream = new NullStream(atOnce);
   const weightPlan = planRandomWeights(parseConfig(qwen2Shapes[shape], shape));
   const weights = await randomWeights(weightPlan, device, stream);
   const plan = planMemory(device, weightPlan, 'bf16', 1e12, options);
   const precision = { exact: false, batchInvariant: false };
-  return Engine.create({ device, stream, weights, precision, plan, activation: 'bf16' });
+  const engine = await Engine.create({ device, stream, weights, precision, plan, activation: 'bf16' });
+  return { engine, stream };
 }
 
 /** Submits a sequence of a prompt of its own, of 5 to 20 tokens, so that blocks don't end at one step for all. */
@@ -93,7 +120,12 @@ export async function stepMicroseconds(generating: number, waiting: number, step
   const maxTokens = warmUp + steps + generating;
   const contextLength = maxTokens + 32;
   const cacheTokens = generating * contextLength;
-  const engine = await nullEngine({ maxSequences: generating, contextLength, cacheTokens, stepTokens: 1024 });
+  const { engine, stream } = await nullEngine({
+    maxSequences: generating,
+    contextLength,
+    cacheTokens,
+    stepTokens: 1024,
+  });
   // One in four has a history on the device.
   for (let i = 0; i < generating + waiting; i++)
     submitTo(engine, i, { maxTokens, temperature: 0.7, topP: 0.8, frequencyPenalty: i % 4 === 0 ? 0.5 : 0 });
@@ -103,6 +135,7 @@ export async function stepMicroseconds(generating: number, waiting: number, step
     engine.events.on('step', () => {
       const ended = performance.now();
       const waitedBefore = waited;
+      stream.calls.length = 0;
       waited = waitedForCore();
       times.push(1000 * Math.max(0, ended - started - (waited - waitedBefore)));
       if (times.length === warmUp + steps) resolve();
