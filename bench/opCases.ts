@@ -229,6 +229,7 @@ function attention(
         block_size: blockSize,
         window: 0,
         scale: headDim ** -0.5,
+        batch_invariant: 0,
       };
       return () => operands.stream.run('attention', args);
     },

@@ -10,7 +10,7 @@
 namespace qwen2 {
 
 // Rises with every change of this file, of Tensor, or of the order or arguments of the operations.
-constexpr uint32_t device_api_version = 7;
+constexpr uint32_t device_api_version = 8;
 
 struct DeviceOptions {
   int32_t index;        // which of several devices of the kind

@@ -137,7 +137,10 @@ function buildLayer(weights: Weights, precision: Precision, cache: KvCache, laye
       qkv,
       linearOf('output'),
       cache.layers[layer]!,
-      { numHeads, numKvHeads, headDim, cacheDtype: cache.dtype, blockSize, window },
+      {
+        ...{ numHeads, numKvHeads, headDim, cacheDtype: cache.dtype, blockSize, window },
+        batchInvariant: precision.batchInvariant,
+      },
       cache.smoothing?.layer(layer),
     ),
     postAttentionNorm: new RmsNorm(weights.get(key('postAttentionNorm')), rmsNormEps),

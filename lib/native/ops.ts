@@ -38,6 +38,7 @@ export interface OpArguments {
     block_size: number;
     window: number;
     scale: number;
+    batch_invariant: number;
   };
   gather_rows: { x: Tensor; rows: Tensor; out: Tensor };
   sample: {

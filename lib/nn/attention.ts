@@ -13,6 +13,8 @@ export interface AttentionShape {
   blockSize: number;
   /** Keys a query sees, itself included; 0: all before it. */
   window: number;
+  /** As Precision has it. */
+  batchInvariant: boolean;
 }
 
 /** Where the tokens of a step stand: what every attention layer reads. i32 tensors on the device. */
@@ -58,7 +60,7 @@ export class Attention {
 
   /** x[T, H] → out[T, H] by way of the scratch; out may be x. */
   forward(stream: Stream, x: Tensor, placement: Placement, scratch: AttentionScratch, out: Tensor): void {
-    const { numHeads, numKvHeads, headDim, cacheDtype, blockSize, window } = this.#shape;
+    const { numHeads, numKvHeads, headDim, cacheDtype, blockSize, window, batchInvariant } = this.#shape;
     const { qkv, heads, permuted } = scratch;
     this.qkv.forward(stream, x, qkv, permuted);
     stream.run('rope_and_cache', {
@@ -86,6 +88,7 @@ export class Attention {
       block_size: blockSize,
       window,
       scale: headDim ** -0.5,
+      batch_invariant: Number(batchInvariant),
     });
     this.output.forward(stream, heads, out, permuted);
   }

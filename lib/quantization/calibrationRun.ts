@@ -206,7 +206,9 @@ export class CalibrationRun {
   #attention(layer: number, weights: Weights): Attention {
     const { numAttentionHeads: numHeads, numKvHeads, headDim, slidingWindows } = this.#checkpoint.config;
     const qkv = linear(weights, layerKey(layer, 'qkv'), weights.get(layerKey(layer, 'qkvBias')));
-    const shape = { numHeads, numKvHeads, headDim, cacheDtype, blockSize, window: slidingWindows[layer] ?? 0 };
+    const window = slidingWindows[layer] ?? 0;
+    const { batchInvariant } = precision;
+    const shape = { numHeads, numKvHeads, headDim, cacheDtype, blockSize, window, batchInvariant };
     return new Attention(qkv, linear(weights, layerKey(layer, 'output')), this.#cache, shape);
   }
 

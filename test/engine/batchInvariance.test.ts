@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import type { SamplingParameters } from '../../lib/sampler/parameters.js';
 import { fixtureFolder } from '../support/checkpoints.js';
 import { type EngineBench, type EngineBenchOptions, type Outcome, withEngine } from '../support/engineBench.js';
-import { type DeviceCase, devicesUnderTest, reference, requireDevice } from '../support/opBench.js';
+import { type DeviceCase, devicesUnderTest, isCuda, reference, requireDevice } from '../support/opBench.js';
 import { philox } from '../support/philox.js';
 
 interface Request {
@@ -112,7 +112,7 @@ const models: { title: string; folder: string; options: EngineBenchOptions }[] =
 
 describe('batch invariance', () => {
   const hosts = devicesUnderTest.filter(({ name, threads }) => name === 'cpu' && threads === 2);
-  for (const device of [reference, ...hosts])
+  for (const device of [reference, ...hosts, ...devicesUnderTest.filter(isCuda)])
     for (const { title, folder, options } of models)
       it(`gives each request the tokens and bits that it gets alone, on ${device.title}: ${title}`, async function () {
         requireDevice(this, device);

@@ -262,17 +262,18 @@ for (const device of [reference, ...devicesUnderTest])
     for (const dtype of activationsOf(device))
       for (const cacheDtype of [dtype, 'fp8', 'int8'] as const)
         for (const given of casesOf(device, cacheDtype))
-          it(`${given.title}, ${dtype}${cacheDtype === dtype ? '' : ` with a cache of ${cacheDtype}`}`, () =>
-            withBench(device, async (bench) => {
-              const expected = expectations(dtype, cacheDtype, given);
-              const args = prepareAttention(bench, dtype, given.shape, expected.sequences, cacheDtype);
-              bench.run('attention', args);
-              const out = await bench.read(args.out);
-              const { exact, inBf16 } = expected.attended;
-              assertClose(out, exact, elementError(device, dtype, expected, given.shape.headDim));
-              if (out.length > 0) assert.ok(rmsError(out, exact) <= 2 * rmsError(inBf16, exact) || dtype === 'f32');
-              await bench.requireGapsUntouched(args.out);
-            }));
+          for (const batch_invariant of isCuda(device) ? [0, 1] : [0])
+            it(`${given.title}, ${dtype}${cacheDtype === dtype ? '' : ` with a cache of ${cacheDtype}`}${batch_invariant ? ', batch-invariant' : ''}`, () =>
+              withBench(device, async (bench) => {
+                const expected = expectations(dtype, cacheDtype, given);
+                const args = prepareAttention(bench, dtype, given.shape, expected.sequences, cacheDtype);
+                bench.run('attention', { ...args, batch_invariant });
+                const out = await bench.read(args.out);
+                const { exact, inBf16 } = expected.attended;
+                assertClose(out, exact, elementError(device, dtype, expected, given.shape.headDim));
+                if (out.length > 0) assert.ok(rmsError(out, exact) <= 2 * rmsError(inBf16, exact) || dtype === 'f32');
+                await bench.requireGapsUntouched(args.out);
+              }));
 
     it('gives the same step the same bits again', () =>
       withBench(device, async (bench) => {
@@ -297,6 +298,16 @@ for (const device of [reference, ...devicesUnderTest])
         }));
   });
 
+/** Chunks of a long context beside a whole prompt, decodes, and padding. */
+const longSizes: Size[] = [
+  { context: 1090, queries: 20 },
+  { context: 5, queries: 5 },
+  { context: 700, queries: 1 },
+  { context: 0, queries: 2 },
+  { context: 70, queries: 70 },
+  { context: 515, queries: 6 },
+];
+
 describe('attention', () => {
   const shapes = [
     shapeOf('0.5B'),
@@ -315,29 +326,83 @@ describe('attention', () => {
       it(`gives a row the same bits alone and in company, with any number of threads, on ${simd}, ${shape.heads} heads`, async function () {
         const device = { title: simd, name: 'cpu', simd };
         requireDevice(this, device);
-        const attendOn = (threads: number, sequences: readonly AttentionSequence[]) =>
-          withBench({ ...device, threads }, async (bench) => {
-            const args = prepareAttention(bench, 'bf16', shape, sequences);
-            bench.run('attention', args);
-            return await bench.read(args.out);
-          });
         const sequences = sizes.map((size, b) => cancelling(shape, size, b));
-        const together = await attendOn(1, sequences);
-        for (const threads of [2, 7]) assertSameBits(await attendOn(threads, sequences), together);
-        const width = shape.heads * shape.headDim;
-        let start = 0;
-        for (const sequence of sequences) {
-          const whole = together.subarray(start * width, (start + sequence.queries) * width);
-          for (const [from, count] of partsOf(sequence.queries))
-            assertSameBits(
-              await attendOn(4, [partOf(sequence, from, count)]),
-              whole.subarray(from * width, (from + count) * width),
-              `queries ${from} to ${from + count} of ${sequence.queries}`,
-            );
-          start += sequence.queries;
-        }
+        const together = await assertSameInCompany(device, shape, sequences);
+        for (const threads of [2, 7])
+          assertSameBits(await attendOn({ ...device, threads }, shape, sequences), together);
+      });
+
+  const invariant: { title: string; shape: AttentionShape; sizes: Size[]; cacheDtype?: CacheDType }[] = [
+    { title: 'over two chunks of 512 keys', shape: shapeOf('0.5B'), sizes: longSizes },
+    { title: 'a window that begins in a chunk', shape: shapeOf('0.5B', { window: 530 }), sizes: longSizes },
+    { title: 'a window of less than a range', shape: shapeOf('a group of 7', { window: 50 }), sizes: longSizes },
+    { title: 'tiles that end within a token', shape: shapeOf('a group of 30'), sizes: longSizes },
+    { title: 'D = 128', shape: shapeOf('a group of 8', { blockSize: 48 }), sizes: longSizes },
+    { title: 'a cache of fp8', shape: shapeOf('a group of 7'), sizes: longSizes, cacheDtype: 'fp8' },
+    { title: 'a cache of int8', shape: shapeOf('a group of 8', { window: 700 }), sizes: longSizes, cacheDtype: 'int8' },
+    {
+      title: 'lengths at the bounds of chunks',
+      shape: shapeOf('no groups'),
+      sizes: [511, 512, 513, 1023, 1024, 1025].map((context) => ({ context, queries: 2 })),
+    },
+  ];
+  for (const device of devicesUnderTest.filter(isCuda))
+    for (const { title, shape, sizes, cacheDtype } of invariant)
+      it(`gives a row the same bits alone and in company if it is asked to, on ${device.title}: ${title}`, async function () {
+        requireDevice(this, device);
+        const sequences = sizes.map((size, b) => cancelling(shape, size, b));
+        await assertSameInCompany(device, shape, sequences, { cacheDtype, batchInvariant: 1 });
       });
 });
+
+interface Size {
+  context: number;
+  queries: number;
+}
+
+interface Asked {
+  cacheDtype?: CacheDType | undefined;
+  batchInvariant?: number;
+}
+
+function attendOn(
+  device: DeviceCase,
+  shape: AttentionShape,
+  sequences: readonly AttentionSequence[],
+  { cacheDtype = 'bf16', batchInvariant = 0 }: Asked = {},
+): Promise<Float64Array> {
+  return withBench(device, async (bench) => {
+    const args = prepareAttention(bench, 'bf16', shape, sequences, cacheDtype);
+    bench.run('attention', { ...args, batch_invariant: batchInvariant });
+    return await bench.read(args.out);
+  });
+}
+
+/**
+ * Asserts that parts of the queries of each sequence, by themselves as the last tokens of a shorter context, get what all get
+ * together.
+ */
+async function assertSameInCompany(
+  device: DeviceCase,
+  shape: AttentionShape,
+  sequences: readonly AttentionSequence[],
+  asked: Asked = {},
+): Promise<Float64Array> {
+  const together = await attendOn({ ...device, threads: 1 }, shape, sequences, asked);
+  const width = shape.heads * shape.headDim;
+  let start = 0;
+  for (const sequence of sequences) {
+    const whole = together.subarray(start * width, (start + sequence.queries) * width);
+    for (const [from, count] of sequence.context > 0 ? partsOf(sequence.queries) : [])
+      assertSameBits(
+        await attendOn({ ...device, threads: 4 }, shape, [partOf(sequence, from, count)], asked),
+        whole.subarray(from * width, (from + count) * width),
+        `queries ${from} to ${from + count} of ${sequence.queries}`,
+      );
+    start += sequence.queries;
+  }
+  return together;
+}
 
 /**
  * A sequence whose values all but cancel: a row's sums are large and its result is small, so that fp32 sums in another

@@ -86,8 +86,12 @@ const dataErrors = (n: number): DataError[] => {
 
 // A device may take a step of few queries and one of many in different ways. A GPU's kernels run later than the call.
 for (const device of [reference, ...devicesUnderTest])
-  for (const queries of [3, 40])
-    describe(`attention on ${device.title} reports, of ${queries} queries`, () => {
+  for (const [queries, batch_invariant] of [
+    [3, 0],
+    [40, 0],
+    ...(isCuda(device) ? [[3, 1] as const, [40, 1] as const] : []),
+  ] as const)
+    describe(`attention on ${device.title} reports, of ${queries} queries, batch_invariant ${batch_invariant}`, () => {
       before(function () {
         requireDevice(this, device);
       });
@@ -95,7 +99,7 @@ for (const device of [reference, ...devicesUnderTest])
       for (const { title, change, says } of dataErrors(queries))
         it(title, () =>
           withBench(device, async (bench) => {
-            const args = step(bench, commonShape, queries);
+            const args = { ...step(bench, commonShape, queries), batch_invariant };
             bench.run('attention', { ...args, ...change(bench) });
             await assert.rejects(bench.stream.synchronized(), (error: Error & { code?: string }) => {
               assert.equal(error.code, 'invalid_argument');
@@ -145,6 +149,7 @@ describeContract({
       change: (bench) => ({ q: bench.empty('bf16', [4, 18]), out: bench.empty('bf16', [4, 18]) }),
       says: /the columns of q must be whole query heads, a multiple of num_kv_heads of them/,
     },
+    { title: 'batch_invariant of 2', change: () => ({ batch_invariant: 2 }), says: /batch_invariant must be 0 or 1/ },
     { title: 'a negative window', change: () => ({ window: -1 }), says: /window must be 0 \(none\) or/ },
     ...[0, -1, Number.NaN].map((scale) => ({
       title: `a scale of ${scale}`,

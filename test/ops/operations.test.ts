@@ -49,6 +49,7 @@ const declared: {
     block_size: 'number',
     window: 'number',
     scale: 'number',
+    batch_invariant: 'number',
   },
   gather_rows: { x: 'tensor', rows: 'tensor', out: 'tensor' },
   sample: {

@@ -72,6 +72,7 @@ export function prepareAttention(
     block_size: blockSize,
     window,
     scale,
+    batch_invariant: 0,
   };
 }
 

@@ -20,6 +20,7 @@ void check(Contract& contract, const AttentionArgs& args) {
   contract.require(starts.value == B.value + 1, "query_starts must have one entry more than context_lengths");
   contract.require(width.value % (int64_t{args.num_kv_heads} * args.head_dim) == 0,
                    "the columns of q must be whole query heads, a multiple of num_kv_heads of them");
+  contract.flag("batch_invariant", args.batch_invariant);
   contract.alone("out", args.out);
 }
 

@@ -3,6 +3,7 @@
 #include <iterator>
 
 #include "ops/attention/decode.cuh"
+#include "ops/attention/invariant.cuh"
 #include "ops/attention/prefill.cuh"
 
 namespace qwen2::cuda {
@@ -74,6 +75,67 @@ constexpr Decode decodes[] = {
     decode_of<KvBf16, 128, 3>(), decode_of<KvInt8, 128, 4>(), decode_of<KvFp8, 128, 4>(),
 };
 
+// Copies in flight as in prefill.
+constexpr int invariant_slots = prefill_slots;
+
+struct Invariant {
+  DType cache_dtype;
+  int head_dim;
+  void (*run)(Context&, const Step&);
+};
+
+template <typename E, int D>
+void run_walking(Context& context, const Step& step, int64_t tiles) {
+  launch(context, walking_kernel<E, D, invariant_slots>,
+         {.blocks = static_cast<unsigned>(tiles),
+          .threads = attention_threads,
+          .shared_bytes = sizeof(InvariantShared<E, D, invariant_slots>),
+          .dependent = true},
+         step);
+}
+
+template <typename E, int D>
+void run_splitting(Context& context, const Step& step, int64_t blocks, int64_t chunks, int64_t bytes) {
+  const RowPieces<D> pieces{static_cast<RowPiece<D>*>(context.workspace(static_cast<size_t>(bytes))),
+                            static_cast<int>(chunks)};
+  launch(context, splitting_kernel<E, D, invariant_slots>,
+         {.blocks = static_cast<unsigned>(blocks),
+          .threads = attention_threads,
+          .shared_bytes = sizeof(InvariantShared<E, D, invariant_slots>),
+          .dependent = true},
+         step, pieces);
+  launch(context, merging_kernel<D>,
+         {.blocks = static_cast<unsigned>(step.tokens * step.kv_heads),
+          .threads = merging_threads,
+          .shared_bytes = sizeof(MergingShared),
+          .dependent = true},
+         step, pieces);
+}
+
+template <typename E, int D>
+void run_invariant(Context& context, const Step& step) {
+  const int64_t blocks = int64_t{2} * context.device().multiprocessors;
+  const int64_t tiles =
+      prefill_tile_bound(step.tokens, step.sequences, step.group, invariant_rows) * step.kv_heads;
+  const int64_t chunks = ceil_div(step.table_blocks * step.block.block_size, int64_t{chunk_keys});
+  const int64_t bytes = step.tokens * int64_t{step.kv_heads} * step.group * chunks * int64_t{sizeof(RowPiece<D>)};
+  if (step.tokens > 0 && splits_chunks(tiles, blocks, bytes)) {
+    run_splitting<E, D>(context, step, blocks, chunks, bytes);
+  } else {
+    run_walking<E, D>(context, step, std::max<int64_t>(tiles, 1));
+  }
+}
+
+template <typename E, int D>
+constexpr Invariant invariant_of() {
+  return {E::dtype, D, run_invariant<E, D>};
+}
+
+constexpr Invariant invariants[] = {
+    invariant_of<KvBf16, 64>(),  invariant_of<KvInt8, 64>(),  invariant_of<KvFp8, 64>(),
+    invariant_of<KvBf16, 128>(), invariant_of<KvInt8, 128>(), invariant_of<KvFp8, 128>(),
+};
+
 constexpr size_t a100_block = 163 << 10, hopper_block = 227 << 10, ada_block = 99 << 10;
 static_assert(sizeof(DecodeShared<KvBf16, 128, 3>) <= ada_block);
 static_assert(sizeof(PrefillShared<KvBf16, 128, 2, prefill_slots>) <= ada_block);
@@ -143,13 +205,16 @@ void run_prefill(Context& context, const Step& step, DType cache_dtype) {
 
 void attention(Context& context, const AttentionArgs& args) {
   require_bf16("attention", args.q);
-  const auto decode = std::find_if(std::begin(decodes), std::end(decodes), [&](const Decode& d) {
-    return d.head_dim == args.head_dim && d.cache_dtype == args.cache_dtype;
-  });
+  const auto is_for_args = [&](const auto& kernels) {
+    return kernels.head_dim == args.head_dim && kernels.cache_dtype == args.cache_dtype;
+  };
+  const auto decode = std::find_if(std::begin(decodes), std::end(decodes), is_for_args);
   if (decode == std::end(decodes))
     fail("unsupported", "attention: CUDA devices have kernels for head_dim 64 and 128, not %d; use the cpu device",
          args.head_dim);
   const Step step = step_of(context, args);
+  if (args.batch_invariant != 0)
+    return std::find_if(std::begin(invariants), std::end(invariants), is_for_args)->run(context, step);
   if (splits_keys(step.tokens, step.sequences, step.group)) {
     decode->run(context, step);
   } else {

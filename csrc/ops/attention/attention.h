@@ -10,9 +10,10 @@
 // Scores and softmax are fp32; probabilities may be rounded to the activations' dtype as the operand of the product with
 // V (those of an fp8 or int8 cache after they are multiplied by the scales of their values), whose sum, and the softmax's
 // sum, are fp32. Keys are reduced in chunks at absolute positions merged in one order, so
-// a row gives the same bits alone and in company; on CUDA devices which chunks are merged first depends on the lengths
-// in the step, so there the same step gives the same bits on devices of one kind, and another step may not. Rows of
-// sequences with context length 0 (padding) are zeros.
+// a row gives the same bits alone and in company; on CUDA devices that takes `batch_invariant`: without it which chunks are
+// merged first depends on the lengths in the step, so there the same step gives the same bits on devices of one kind, and
+// another step may not. It costs tiles of 64 rows where a few would do, and up to 64 MB of workspace. Rows of sequences with
+// context length 0 (padding) are zeros.
 // Entries of block_tables past a sequence's last block, and the unwritten rest of that block, are never used.
 // Tolerance: at most 2 × the error of the same computation in bf16 with fp32 softmax, against float64.
 #pragma once
@@ -34,9 +35,10 @@ struct AttentionArgs {
   int32_t block_size;
   int32_t window;
   float scale;
+  int32_t batch_invariant;  // 0 or 1
 };
 QWEN2_FIELDS(AttentionArgs, q, cache, block_tables, query_starts, context_lengths, out, cache_dtype, num_kv_heads,
-             head_dim, block_size, window, scale)
+             head_dim, block_size, window, scale, batch_invariant)
 
 void check(Contract& contract, const AttentionArgs& args);
 

@@ -111,6 +111,41 @@ constexpr bool splits_keys(int64_t tokens, int64_t sequences, int64_t group) {
   return tokens <= 2 * sequences || tokens * group <= 64;
 }
 
+// --- Batch-invariant: chunks of keys at absolute positions ---------------------------------------------------------
+
+constexpr int chunk_ranges = 8;
+constexpr int chunk_keys = chunk_ranges * range_keys;
+constexpr int invariant_rows = 64;  // of a tile
+
+// A sequence's tiles each have these chunks, and some no keys of some of them; padding has none.
+struct ChunkWork {
+  int tiles;
+  int first_chunk, chunks;
+  constexpr int64_t length(int kv_heads) const { return int64_t{kv_heads} * tiles * chunks; }
+};
+
+constexpr ChunkWork chunk_work(const Sequence& s, int group, int window) {
+  if (s.queries == 0 || s.context == 0) return {0, 0, 0};
+  const int first = keys_of_token(s, 0, window).begin / chunk_keys, end = ceil_div(s.context, chunk_keys);
+  return {ceil_div(s.queries * group, invariant_rows), first, end - first};
+}
+
+// The ranges of a chunk that have any of the keys: begin … end − 1.
+constexpr Keys ranges_of_chunk(const Keys& keys, int chunk) {
+  const int first = keys.begin / range_keys, last = ceil_div(keys.end, range_keys);
+  const int begin = first > chunk * chunk_ranges ? first : chunk * chunk_ranges;
+  const int end = last < (chunk + 1) * chunk_ranges ? last : (chunk + 1) * chunk_ranges;
+  return {begin, end > begin ? end : begin};
+}
+
+constexpr int64_t most_row_piece_bytes = int64_t{64} << 20;
+
+// Whether chunks are work of their own: where tiles are fewer than the blocks that the device holds, and what every chunk
+// that the block tables have room for may leave of every row finds room.
+constexpr bool splits_chunks(int64_t tiles, int64_t blocks, int64_t row_piece_bytes) {
+  return tiles < blocks && row_piece_bytes <= most_row_piece_bytes;
+}
+
 namespace plan_test {
 
 constexpr bool shares_cover_once(int64_t length, int64_t device_blocks) {
@@ -138,6 +173,42 @@ static_assert(decode_work({0, 1, 64}, 8, 0).ranges == 1 && decode_work({0, 1, 65
 static_assert(decode_work({0, 1, 129}, 8, 1).first_range == 2 && decode_work({0, 1, 129}, 8, 2).first_range == 1);
 static_assert(decode_work({0, 2, 0}, 8, 0).ranges == 1 && decode_work({0, 0, 9}, 8, 0).length(4) == 0);
 static_assert(decode_work({0, 3, 9}, 7, 0).tiles == 2);
+
+// Every range of a tile is in one of its sequence's chunks, once, and every chunk of a row's keys is among them.
+constexpr bool chunks_cover_once(const Sequence& s, int group, int window) {
+  const ChunkWork work = chunk_work(s, group, window);
+  for (int tile = 0; tile < work.tiles; ++tile) {
+    const RowTile rows = row_tile(s, group, invariant_rows, tile);
+    const Keys any = rows.any(s, group, window);
+    int next = any.begin / range_keys;
+    for (int chunk = work.first_chunk; chunk < work.first_chunk + work.chunks; ++chunk) {
+      const Keys ranges = ranges_of_chunk(any, chunk);
+      if (ranges.begin == ranges.end) continue;
+      if (ranges.begin != next || ranges.begin / chunk_ranges != chunk || (ranges.end - 1) / chunk_ranges != chunk)
+        return false;
+      next = ranges.end;
+    }
+    if (next != ceil_div(any.end, range_keys)) return false;
+    for (int row = rows.first; row < rows.first + rows.count; row += group) {
+      const Keys keys = keys_of_token(s, row / group, window);
+      for (int chunk = keys.begin / chunk_keys; chunk < ceil_div(keys.end, chunk_keys); ++chunk)
+        if (ranges_of_chunk(any, chunk).begin == ranges_of_chunk(any, chunk).end) return false;
+    }
+  }
+  return true;
+}
+
+constexpr bool chunks_cover_all_once() {
+  for (int window : {0, 1, 64, 500, 513})
+    for (int context : {1, 64, 511, 512, 513, 1025, 2000})
+      for (int queries : {1, 9, 40})
+        if (queries <= context && !chunks_cover_once({0, queries, context}, 7, window)) return false;
+  return true;
+}
+
+static_assert(chunks_cover_all_once());
+static_assert(chunk_work({0, 1, 513}, 8, 0).chunks == 2 && chunk_work({0, 1, 513}, 8, 1).first_chunk == 1);
+static_assert(chunk_work({0, 2, 0}, 8, 0).length(4) == 0 && chunk_work({0, 0, 9}, 8, 0).length(4) == 0);
 
 }  // namespace plan_test
 }  // namespace qwen2::cuda

@@ -127,13 +127,15 @@ __device__ inline void weigh(float (&scores)[row_tiles][range_keys / 8][4],
   }
 }
 
-// A lane's pairs of a tile of 16 rows.
+__device__ inline float inverse_of_sum(float sum) { return sum > 0 ? 1.0f / sum : 0.0f; }
+
+// A lane's pairs of a tile of 16 rows, whose sums are whole.
 template <int D>
 __device__ inline void store_rows(const Step& step, const PrefillTile& t, int first_row, const float (&out)[D / 8][4],
-                                  const RunningRows& running) {
+                                  const float (&sums)[2]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const float sum = sum_of_row(running.sum[i]), inverse = sum > 0 ? 1.0f / sum : 0.0f;
+    const float inverse = inverse_of_sum(sums[i]);
     const int row = first_row + lane_index() / 4 + 8 * i;
     if (row >= t.rows.count) continue;
     bf16* to = step.output(t.sequence, t.kv_head, t.rows.first + row) + 2 * (lane_index() % 4);
@@ -190,6 +192,37 @@ struct PrefillStream {
   }
 };
 
+// Where the keys of a lane's rows end.
+template <int row_tiles>
+__device__ inline void find_ends(int (&ends)[row_tiles][2], const Step& step, const PrefillTile& t) {
+#pragma unroll
+  for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int row = (warp_index() * row_tiles + m) * 16 + lane_index() / 4 + 8 * i;
+      ends[m][i] = row < t.rows.count ? keys_of_token(t.sequence, (t.rows.first + row) / step.group, 0).end : 0;
+    }
+}
+
+// What a range of a tile adds to its rows.
+template <typename E, int D, int row_tiles, int slots>
+__device__ inline void attend_tile_range(const PrefillStream<E, D, row_tiles, slots>& stream, int range,
+                                         const int (&ends)[row_tiles][2], float (&out)[row_tiles][D / 8][4],
+                                         RunningRows (&running)[row_tiles]) {
+  auto& s = stream.s;
+  const PrefillTile& t = s.tile;
+  const int first_key = (t.first_range + range) * range_keys;
+  const char* keys = stream.arrive(2 * range);
+  const int32_t id = stream.look_up_unit(range + 2);  // used after the product, which hides its latency
+  float scores[row_tiles][range_keys / 8][4] = {};
+  multiply_keys<E, D, row_tiles>(scores, s.q, keys);
+  stream.keep_unit(range + 2, id);
+  uint32_t p[row_tiles][range_keys / 16][4];
+  const bool masked = first_key < t.all.begin || first_key + range_keys > t.all.end;
+  weigh<D, row_tiles>(scores, p, running, out, ends, first_key, masked, s.scales[range % 2], stream.step);
+  multiply_values<E, D, row_tiles>(out, p, stream.arrive(2 * range + 1));
+}
+
 // Whether the block has a tile, which is then in shared memory. The last tiles of a sequence have the most keys and go
 // first; all heads of a tile go together.
 template <int rows>
@@ -216,32 +249,17 @@ __global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step
   const PrefillStream<E, D, row_tiles, slots> stream{step, s};
 
   int ends[row_tiles][2];
-#pragma unroll
-  for (int m = 0; m < row_tiles; ++m)
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = (warp_index() * row_tiles + m) * 16 + lane_index() / 4 + 8 * i;
-      ends[m][i] = row < t.rows.count ? keys_of_token(t.sequence, (t.rows.first + row) / step.group, 0).end : 0;
-    }
+  find_ends(ends, step, t);
   float out[row_tiles][D / 8][4] = {};
   RunningRows running[row_tiles];
   stream.begin();
-  for (int range = 0; range < t.ranges; ++range) {
-    const int first_key = (t.first_range + range) * range_keys;
-    const char* keys = stream.arrive(2 * range);
-    const int32_t id = stream.look_up_unit(range + 2);  // used after the product, which hides its latency
-    float scores[row_tiles][range_keys / 8][4] = {};
-    multiply_keys<E, D, row_tiles>(scores, s.q, keys);
-    stream.keep_unit(range + 2, id);
-    uint32_t p[row_tiles][range_keys / 16][4];
-    const bool masked = first_key < t.all.begin || first_key + range_keys > t.all.end;
-    weigh<D, row_tiles>(scores, p, running, out, ends, first_key, masked, s.scales[range % 2], step);
-    multiply_values<E, D, row_tiles>(out, p, stream.arrive(2 * range + 1));
-  }
+  for (int range = 0; range < t.ranges; ++range) attend_tile_range(stream, range, ends, out, running);
   cp_async_wait<0>();
 #pragma unroll
-  for (int m = 0; m < row_tiles; ++m)
-    store_rows<D>(step, t, (warp_index() * row_tiles + m) * 16, out[m], running[m]);
+  for (int m = 0; m < row_tiles; ++m) {
+    const float sums[2] = {sum_of_row(running[m].sum[0]), sum_of_row(running[m].sum[1])};
+    store_rows<D>(step, t, (warp_index() * row_tiles + m) * 16, out[m], sums);
+  }
 }
 
 }  // namespace qwen2::cuda

@@ -217,7 +217,8 @@ __device__ inline void mask_scores(float (&scores)[tiles][4], int first_key, con
 }
 
 // Scores become probabilities relative to the rows' maxima so far. What earlier keys gave is to be multiplied by
-// `correction`. The sums are of the fp32 values: rounding to bf16 has errors of both signs, which sums need not share.
+// `correction`, which is exactly 1 where they gave the maximum: what a row does not see then changes nothing. The sums are
+// of the fp32 values: rounding to bf16 has errors of both signs, which sums need not share.
 template <int tiles>
 __device__ inline void softmax(float (&scores)[tiles][4], RunningRows& rows, float (&correction)[2], float scale) {
 #pragma unroll
@@ -228,7 +229,7 @@ __device__ inline void softmax(float (&scores)[tiles][4], RunningRows& rows, flo
     maximum = fmaxf(maximum, __shfl_xor_sync(full_warp, maximum, 1));
     maximum = fmaxf(maximum, __shfl_xor_sync(full_warp, maximum, 2));
     const float base = maximum == minus_infinity ? 0.0f : maximum * scale;
-    correction[i] = ex2_approx(rows.max[i] * scale - base);
+    correction[i] = rows.max[i] == maximum ? 1.0f : ex2_approx(rows.max[i] * scale - base);
     rows.max[i] = maximum;
     float sum = rows.sum[i] * correction[i];
 #pragma unroll
