@@ -139,7 +139,7 @@ interface ModelCase {
 }
 
 const models: ModelCase[] = [
-  // Four layers, which the emulation takes long for, and one.
+  // The emulation takes long: it has a model of one layer instead of four, and one of the quantized ones.
   {
     title: 'bf16, a window in some layers',
     folder: fixtureFolder('qwen2-sliding'),
@@ -156,6 +156,7 @@ const models: ModelCase[] = [
     title: 'bf16 rounded to int4, int8 for head and embedding, fp8 for the KV cache',
     folder: fixtureFolder('qwen2-tied'),
     options: { quantize: 'int4', lmHead: 'int8', kvCache: { dtype: 'fp8' } },
+    on: (device) => !isCuda(device),
   },
 ];
 
@@ -182,7 +183,7 @@ describe('batch invariance', () => {
             seen.preemptions += stats.preemptions;
             seen.prefixHits += stats.prefixHitRate > 0 ? 1 : 0;
           }),
-          { numRuns, seed },
+          { numRuns, seed, endOnFailure: size === small },
         );
         assert.ok(seen.preemptions > 0 && seen.prefixHits > 0, JSON.stringify(seen));
       });
