@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import type { SamplingParameters } from '../../lib/sampler/parameters.js';
 import { fixtureFolder } from '../support/checkpoints.js';
 import { type EngineBench, type EngineBenchOptions, type Outcome, withEngine } from '../support/engineBench.js';
-import { type DeviceCase, devicesUnderTest, isCuda, reference, requireDevice } from '../support/opBench.js';
+import { devicesUnderTest, isCuda, reference, requireDevice } from '../support/opBench.js';
 import { philox } from '../support/philox.js';
 
 interface Request {
@@ -22,17 +22,47 @@ interface Scenario {
 }
 
 const vocabularySize = 512;
-const contextLength = 96;
 
-/** Some of the first tokens of one of three texts, then tokens of its own: blocks of 16 tokens are shared, or end early. */
-const prompts = fc
-  .record({
-    text: fc.integer({ min: 0, max: 2 }),
-    shared: fc.integer({ min: 0, max: 52 }),
-    own: fc.integer({ min: 1, max: 12 }),
-    seed: fc.nat({ max: 1 << 20 }),
-  })
-  .map(({ text, shared, own, seed }) => [...randomTokens(shared, text), ...randomTokens(own, 3 + seed)]);
+/** How much there is to compute; on devices that are slow, little, which is where the cache is tight. */
+interface Size {
+  contextLength: number;
+  /** Of a prompt's tokens those that others may begin with; tokens to generate; requests: at least and at most. */
+  shared: Span;
+  maxTokens: Span;
+  requests: Span;
+  /** Texts that prompts begin with. */
+  texts: number;
+  cacheTokens: number[];
+}
+type Span = { min: number; max: number };
+
+const large: Size = {
+  contextLength: 96,
+  shared: { min: 0, max: 52 },
+  maxTokens: { min: 1, max: 32 },
+  requests: { min: 2, max: 5 },
+  texts: 3,
+  cacheTokens: [96, 192, 1536],
+};
+const small: Size = {
+  contextLength: 48,
+  shared: { min: 16, max: 24 },
+  maxTokens: { min: 6, max: 12 },
+  requests: { min: 3, max: 3 },
+  texts: 1,
+  cacheTokens: [64, 80],
+};
+
+/** Some of the first tokens of one of some texts, then tokens of its own: blocks of 16 tokens are shared, or end early. */
+const promptsOf = ({ texts, shared }: Size) =>
+  fc
+    .record({
+      text: fc.nat({ max: texts - 1 }),
+      shared: fc.integer(shared),
+      own: fc.integer({ min: 1, max: 12 }),
+      seed: fc.nat({ max: 1 << 20 }),
+    })
+    .map(({ text, shared, own, seed }) => [...randomTokens(shared, text), ...randomTokens(own, 3 + seed)]);
 
 const greedyOrSeeded: fc.Arbitrary<SamplingParameters> = fc.oneof(
   fc.constant({ temperature: 0 }),
@@ -60,41 +90,45 @@ const extras: fc.Arbitrary<SamplingParameters> = fc.record(
 );
 
 /** A request's continuations differ in their number. */
-const requests = fc
-  .record({
-    prompt: prompts,
-    sampling: fc.tuple(greedyOrSeeded, extras),
-    maxTokens: fc.integer({ min: 1, max: 32 }),
-    logprobs: fc.constantFrom(1, 20),
-    n: fc.constantFrom(1, 1, 2),
-    priority: fc.integer({ min: -1, max: 1 }),
-    arrival: fc.oneof(fc.constant(0), fc.nat({ max: 40 })),
-  })
-  .map(({ prompt, sampling: [how, extra], maxTokens, logprobs, n, priority, arrival }) =>
-    Array.from({ length: n }, (_, choice): Request => {
-      const sampling = { ...how, ...extra, maxTokens, logprobs };
-      return { prompt, sampling, choice, priority, arrival };
-    }),
-  );
+const requestsOf = (size: Size) =>
+  fc
+    .record({
+      prompt: promptsOf(size),
+      sampling: fc.tuple(greedyOrSeeded, extras),
+      maxTokens: fc.integer(size.maxTokens),
+      logprobs: fc.constantFrom(1, 20),
+      n: fc.constantFrom(1, 1, 2),
+      priority: fc.integer({ min: -1, max: 1 }),
+      arrival: fc.oneof(fc.constant(0), fc.nat(size.maxTokens)),
+    })
+    .map(({ prompt, sampling: [how, extra], maxTokens, logprobs, n, priority, arrival }) =>
+      Array.from({ length: n }, (_, choice): Request => {
+        const sampling = { ...how, ...extra, maxTokens, logprobs };
+        return { prompt, sampling, choice, priority, arrival };
+      }),
+    );
 
-/** A cache for one whole context, for two, or for all; steps of little and of much. */
-const engines: fc.Arbitrary<EngineBenchOptions> = fc
-  .record({
-    cacheTokens: fc.constantFrom(contextLength, 2 * contextLength, 16 * contextLength),
-    maxSequences: fc.integer({ min: 2, max: 8 }),
-    stepTokens: fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constant(512)),
-    stepsAhead: fc.integer({ min: 0, max: 2 }),
-    capture: fc.boolean(),
-  })
-  .map(({ maxSequences, stepTokens, ...rest }) => ({
-    ...{ contextLength, maxSequences, stepTokens: Math.max(maxSequences, stepTokens) },
-    ...rest,
-  }));
+/** A cache of one whole context or of many; steps of little and of much. */
+const enginesOf = ({ contextLength, cacheTokens }: Size): fc.Arbitrary<EngineBenchOptions> =>
+  fc
+    .record({
+      cacheTokens: fc.constantFrom(...cacheTokens),
+      maxSequences: fc.integer({ min: 2, max: 8 }),
+      stepTokens: fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constant(512)),
+      stepsAhead: fc.integer({ min: 0, max: 2 }),
+      capture: fc.boolean(),
+    })
+    .map(({ maxSequences, stepTokens, ...rest }) => ({
+      ...{ contextLength, maxSequences, stepTokens: Math.max(maxSequences, stepTokens), ...rest },
+    }));
 
-const scenarios: fc.Arbitrary<Scenario> = fc.record({
-  requests: fc.array(requests, { minLength: 2, maxLength: 5 }).map((groups) => groups.flat()),
-  engine: engines,
-});
+const scenariosOf = (size: Size): fc.Arbitrary<Scenario> => {
+  const { min: minLength, max: maxLength } = size.requests;
+  return fc.record({
+    requests: fc.array(requestsOf(size), { minLength, maxLength }).map((groups) => groups.flat()),
+    engine: enginesOf(size),
+  });
+};
 
 const models: { title: string; folder: string; options: EngineBenchOptions }[] = [
   { title: 'bf16, a window in some layers', folder: fixtureFolder('qwen2-sliding'), options: {} },
@@ -116,6 +150,10 @@ describe('batch invariance', () => {
     for (const { title, folder, options } of models)
       it(`gives each request the tokens and bits that it gets alone, on ${device.title}: ${title}`, async function () {
         requireDevice(this, device);
+        const size = device.name === 'cpu' ? large : small;
+        // With fast-check's liking for small numbers, prompts would share less than a block.
+        const [scenarios, numRuns] = size === large ? [fc.noBias(scenariosOf(large)), 10] : [scenariosOf(small), 2];
+        const { contextLength } = size;
         const model = {
           ...options,
           device: device.name,
@@ -131,13 +169,11 @@ describe('batch invariance', () => {
             seen.preemptions += stats.preemptions;
             seen.prefixHits += stats.prefixHitRate > 0 ? 1 : 0;
           }),
-          { numRuns: runsOn(device), seed: 1 },
+          { numRuns, seed: 3 },
         );
         assert.ok(seen.preemptions > 0 && seen.prefixHits > 0, JSON.stringify(seen));
       });
 });
-
-const runsOn = (device: DeviceCase): number => (device.name === 'cpu' ? 8 : 3);
 
 function randomTokens(length: number, seed: number): number[] {
   return Array.from({ length }, (_, i) => philox([i, 0, 0, 5], [seed, 0])[0] % vocabularySize);

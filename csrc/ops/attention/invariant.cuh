@@ -67,7 +67,7 @@ __device__ inline void attend_chunks(const Step& step, InvariantShared<E, D, slo
   RunningRows running[1];
   stream.begin();
   for (int range = 0; range < t.ranges; ++range) {
-    attend_tile_range(stream, range, ends, values, running);
+    attend_tile_range<true>(stream, range, ends, values, running);
     const int next = t.first_range + range + 1;
     if (next % chunk_ranges != 0 && range + 1 < t.ranges) continue;
     leave((next - 1) / chunk_ranges, values[0], running[0]);

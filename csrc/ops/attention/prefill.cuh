@@ -108,7 +108,7 @@ __device__ inline void multiply_values(float (&out)[row_tiles][D / 8][4],
 }
 
 // The range's scores become probabilities, as operands; masks only where a row does not see all of the range.
-template <int D, int row_tiles, typename Scales>
+template <bool exactly, int D, int row_tiles, typename Scales>
 __device__ inline void weigh(float (&scores)[row_tiles][range_keys / 8][4],
                              uint32_t (&p)[row_tiles][range_keys / 16][4], RunningRows (&running)[row_tiles],
                              float (&out)[row_tiles][D / 8][4], const int (&ends)[row_tiles][2], int first_key,
@@ -118,7 +118,7 @@ __device__ inline void weigh(float (&scores)[row_tiles][range_keys / 8][4],
     scale_scores(scores[m], scales, 0);
     if (masked) mask_scores(scores[m], first_key, ends[m], step.window);
     float correction[2];
-    softmax(scores[m], running[m], correction, step.scale);
+    softmax<exactly>(scores[m], running[m], correction, step.scale);
     correct_values(out[m], correction);
     scale_probabilities(scores[m], scales, 0);
 #pragma unroll
@@ -204,8 +204,8 @@ __device__ inline void find_ends(int (&ends)[row_tiles][2], const Step& step, co
     }
 }
 
-// What a range of a tile adds to its rows.
-template <typename E, int D, int row_tiles, int slots>
+// What a range of a tile adds to its rows; `exactly` nothing to those that see none of it (softmax).
+template <bool exactly, typename E, int D, int row_tiles, int slots>
 __device__ inline void attend_tile_range(const PrefillStream<E, D, row_tiles, slots>& stream, int range,
                                          const int (&ends)[row_tiles][2], float (&out)[row_tiles][D / 8][4],
                                          RunningRows (&running)[row_tiles]) {
@@ -219,7 +219,7 @@ __device__ inline void attend_tile_range(const PrefillStream<E, D, row_tiles, sl
   stream.keep_unit(range + 2, id);
   uint32_t p[row_tiles][range_keys / 16][4];
   const bool masked = first_key < t.all.begin || first_key + range_keys > t.all.end;
-  weigh<D, row_tiles>(scores, p, running, out, ends, first_key, masked, s.scales[range % 2], stream.step);
+  weigh<exactly, D, row_tiles>(scores, p, running, out, ends, first_key, masked, s.scales[range % 2], stream.step);
   multiply_values<E, D, row_tiles>(out, p, stream.arrive(2 * range + 1));
 }
 
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step
   float out[row_tiles][D / 8][4] = {};
   RunningRows running[row_tiles];
   stream.begin();
-  for (int range = 0; range < t.ranges; ++range) attend_tile_range(stream, range, ends, out, running);
+  for (int range = 0; range < t.ranges; ++range) attend_tile_range<false>(stream, range, ends, out, running);
   cp_async_wait<0>();
 #pragma unroll
   for (int m = 0; m < row_tiles; ++m) {

@@ -217,9 +217,10 @@ __device__ inline void mask_scores(float (&scores)[tiles][4], int first_key, con
 }
 
 // Scores become probabilities relative to the rows' maxima so far. What earlier keys gave is to be multiplied by
-// `correction`, which is exactly 1 where they gave the maximum: what a row does not see then changes nothing. The sums are
-// of the fp32 values: rounding to bf16 has errors of both signs, which sums need not share.
-template <int tiles>
+// `correction`; `exactly` makes that 1 where they gave the maximum, whatever a compiler joins, so that keys which a row does
+// not see change nothing. The sums are of the fp32 values: rounding to bf16 has errors of both signs, which sums need not
+// share.
+template <bool exactly = false, int tiles>
 __device__ inline void softmax(float (&scores)[tiles][4], RunningRows& rows, float (&correction)[2], float scale) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -229,7 +230,7 @@ __device__ inline void softmax(float (&scores)[tiles][4], RunningRows& rows, flo
     maximum = fmaxf(maximum, __shfl_xor_sync(full_warp, maximum, 1));
     maximum = fmaxf(maximum, __shfl_xor_sync(full_warp, maximum, 2));
     const float base = maximum == minus_infinity ? 0.0f : maximum * scale;
-    correction[i] = rows.max[i] == maximum ? 1.0f : ex2_approx(rows.max[i] * scale - base);
+    correction[i] = exactly && rows.max[i] == maximum ? 1.0f : ex2_approx(rows.max[i] * scale - base);
     rows.max[i] = maximum;
     float sum = rows.sum[i] * correction[i];
 #pragma unroll
