@@ -32,7 +32,7 @@ export {
   quantizeCheckpoint,
 } from './quantization/quantizeCheckpoint.js';
 export { type QueuedBatchOptions, runQueuedBatch } from './queue/coordinator.js';
-export { requireQueue } from './queue/redis.js';
+export { requireQueue } from './queue/requireQueue.js';
 export { type QueueWorkerOptions, type QueueWorkerProgress, runQueueWorker } from './queue/worker.js';
 export type { SamplingParameters } from './sampler/parameters.js';
 export type { ChatMessage, ChatOptions } from './tokenizer/chatTemplate.js';

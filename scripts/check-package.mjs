@@ -119,7 +119,7 @@ model.generate('text', { maxToken: 3 });
 /** TypeScript finds the types from both kinds of modules, and they hold without skipLibCheck. */
 function useTypes(project) {
   writeFileSync(join(project, 'esm.mts'), `import { loadModel, type Model } from 'qwen2-node';\n${typed}export {};\n`);
-  const required = `import qwen2 = require('qwen2-node');\nconst devices: qwen2.DeviceStatus[] = qwen2.listDevices();\nvoid devices;\n`;
+  const required = `import qwen2 = require('qwen2-node');\nconst devices: Promise<qwen2.DeviceStatus[]> = qwen2.listDevices();\nvoid devices;\n`;
   writeFileSync(join(project, 'commonjs.cts'), required);
   mkdirSync(join(project, 'node_modules', '@types'), { recursive: true });
   for (const name of ['@types/node', 'undici-types'])

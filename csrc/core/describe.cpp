@@ -11,11 +11,11 @@ std::string to_string(const Tensor& t) {
   text += "]";
   if (is_quantized(t.dtype)) text += " in groups of " + std::to_string(t.group);
   if (t.layout != Layout::strided) return text + " packed";
-  int64_t expected = 1;
+  double expected = 1;  // what is described may be wrong, and of any size
   bool contiguous = true;
   for (int i = t.rank - 1; i >= 0; --i) {
-    contiguous = contiguous && (t.shape[i] == 1 || t.strides[i] == expected);
-    expected *= t.shape[i];
+    contiguous = contiguous && (t.shape[i] == 1 || static_cast<double>(t.strides[i]) == expected);
+    expected *= static_cast<double>(t.shape[i]);
   }
   if (contiguous) return text;
   text += " strides [";

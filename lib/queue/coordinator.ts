@@ -39,6 +39,8 @@ const defaultMaxShards = 128;
 /** How often Redis is asked for results, where there were none, and how often for shards that make none. */
 const pollMilliseconds = 100;
 const superviseMilliseconds = 2000;
+/** How long the end waits for what is under way. */
+const endMilliseconds = 1000;
 /** Results that are taken at once. */
 const takenAtOnce = 500;
 /** A shard is tried so often by workers that stop with an error; how often by ones that die, says the worker. */
@@ -106,6 +108,7 @@ class Coordinator {
   /** Shards that were not in the queue when they were last looked for. */
   #suspects = new Set<string>();
   #supervised = 0;
+  #fed: Promise<void> = Promise.resolve();
   #feeding: 'on' | 'done' | { cause: unknown } = 'on';
   #stopped = false;
   #progress = noProgress;
@@ -135,7 +138,6 @@ class Coordinator {
     try {
       await this.#orAborted(this.#work());
     } finally {
-      this.#stopped = true;
       await this.#requests.close();
       await counting;
     }
@@ -146,7 +148,7 @@ class Coordinator {
     // In this order: a shard that ends in between has left its results.
     await this.#adopt();
     while ((await this.#merge()) > 0);
-    void this.#feed().then(
+    this.#fed = this.#feed().then(
       () => {
         this.#feeding = 'done';
       },
@@ -180,6 +182,12 @@ class Coordinator {
       await Promise.race([work, aborted]);
     } finally {
       signal?.removeEventListener('abort', onAbort);
+      this.#stopped = true;
+      // What is under way ends by itself, if Redis is there.
+      await atMost(
+        endMilliseconds,
+        Promise.allSettled([work, this.#fed]).then(() => this.#queue.close()),
+      );
     }
   }
 
@@ -278,6 +286,11 @@ class Coordinator {
     this.#progress = { ...this.#progress, seconds: (performance.now() - this.#started) / 1000, ...changes };
     this.#options.onProgress?.(this.#progress);
   }
+}
+
+/** Waits for the end of something, but not for ever. */
+async function atMost(milliseconds: number, something: Promise<unknown>): Promise<void> {
+  await Promise.race([something.catch(() => {}), setTimeout(milliseconds, undefined, { ref: false })]);
 }
 
 function countOf(name: string, value: number | undefined, byDefault: number): number {

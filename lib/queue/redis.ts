@@ -78,11 +78,6 @@ export async function connect(url: string, onNote: (text: string) => void): Prom
   return redis;
 }
 
-/** Whether there is a queue at the address: to be asked before a model is loaded for minutes. @throws as connect */
-export async function requireQueue(url: string): Promise<void> {
-  disconnect(await connect(url, () => {}));
-}
-
 /** Ends a connection without a note. */
 export function disconnect(redis: Redis): void {
   redis.removeAllListeners('close');

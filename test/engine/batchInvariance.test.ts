@@ -166,7 +166,9 @@ describe('batch invariance', () => {
     for (const { title, folder, options } of models.filter(({ on }) => on?.(device) ?? true))
       it(`gives each request the tokens and bits that it gets alone, on ${device.title}: ${title}`, async function () {
         requireDevice(this, device);
-        const [size, numRuns, seed] = device.name === 'cpu' ? [large, 7, 1] : [small, 2, 3];
+        const size = device.name === 'cpu' ? large : small;
+        // With fast-check's liking for small numbers, prompts would share less than a block.
+        const [scenarios, numRuns] = size === large ? [fc.noBias(scenariosOf(large)), 10] : [scenariosOf(small), 2];
         const { contextLength } = size;
         const model = {
           ...options,
@@ -176,14 +178,14 @@ describe('batch invariance', () => {
         };
         const seen = { preemptions: 0, prefixHits: 0 };
         await fc.assert(
-          fc.asyncProperty(scenariosOf(size), async ({ requests, engine }) => {
+          fc.asyncProperty(scenarios, async ({ requests, engine }) => {
             const { outcomes, stats } = await together(folder, { ...model, ...engine }, requests);
             for (const [i, outcome] of outcomes.entries())
               assert.deepStrictEqual(outcome, await alone(folder, { ...model, contextLength }, requests[i]!));
             seen.preemptions += stats.preemptions;
             seen.prefixHits += stats.prefixHitRate > 0 ? 1 : 0;
           }),
-          { numRuns, seed, endOnFailure: size === small },
+          { numRuns, seed: 3, endOnFailure: size === small },
         );
         assert.ok(seen.preemptions > 0 && seen.prefixHits > 0, JSON.stringify(seen));
       });

@@ -192,6 +192,8 @@ const casesOf = (device: DeviceCase, cacheDtype: CacheDType): Case[] =>
   cases.filter(({ title, shape }) => {
     if (!supports(device, shape)) return false;
     if (!isRounded(cacheDtype)) return true;
+    // Threads share tiles, whatever those hold.
+    if (device.threads !== undefined && device.threads !== 2) return false;
     return (
       shape.headDim % 16 === 0 &&
       !/^(no groups|a group of 30):/.test(title) &&

@@ -186,7 +186,7 @@ describe('a batch by way of a queue', function () {
     const coordinator = start(command());
     while (!existsSync(at('out.jsonl.queue'))) await setTimeout(20);
     coordinator.child.kill('SIGINT');
-    assert.equal(await coordinator.code, 130);
+    assert.equal(await coordinator.code, 130, await coordinator.stderr);
     assert.match(await coordinator.stderr, /workers go on with what they have, and the same command goes on/);
   });
 });
