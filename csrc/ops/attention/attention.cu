@@ -14,8 +14,7 @@ namespace {
 constexpr int prefill_slots = 3;
 
 struct Prefill {
-  DType cache_dtype;
-  int head_dim, rows;
+  int rows;
   void (*kernel)(Step);
   size_t shared_bytes;
 };
@@ -23,20 +22,8 @@ struct Prefill {
 template <typename E, int D, int row_tiles>
 constexpr Prefill prefill_of() {
   using Shared = PrefillShared<E, D, row_tiles, prefill_slots>;
-  return {E::dtype, D, Shared::rows, prefill_kernel<E, D, row_tiles, prefill_slots>, sizeof(Shared)};
+  return {Shared::rows, prefill_kernel<E, D, row_tiles, prefill_slots>, sizeof(Shared)};
 }
-
-constexpr Prefill prefills[] = {
-    prefill_of<KvBf16, 64, 1>(), prefill_of<KvBf16, 64, 2>(), prefill_of<KvBf16, 128, 1>(), prefill_of<KvBf16, 128, 2>(),
-    prefill_of<KvInt8, 64, 1>(), prefill_of<KvInt8, 64, 2>(), prefill_of<KvInt8, 128, 1>(), prefill_of<KvInt8, 128, 2>(),
-    prefill_of<KvFp8, 64, 1>(),  prefill_of<KvFp8, 64, 2>(),  prefill_of<KvFp8, 128, 1>(),  prefill_of<KvFp8, 128, 2>(),
-};
-
-struct Decode {
-  DType cache_dtype;
-  int head_dim;
-  void (*run)(Context&, const Step&);
-};
 
 // What a multiprocessor can hold at a time: it has 1 KB more than the largest block may ask for, and keeps 1 KB a
 // block.
@@ -65,24 +52,8 @@ void run_decode(Context& context, const Step& step) {
          step, pieces);
 }
 
-template <typename E, int D, int stages>
-constexpr Decode decode_of() {
-  return {E::dtype, D, run_decode<E, D, stages>};
-}
-
-constexpr Decode decodes[] = {
-    decode_of<KvBf16, 64, 5>(),  decode_of<KvInt8, 64, 8>(),  decode_of<KvFp8, 64, 8>(),
-    decode_of<KvBf16, 128, 3>(), decode_of<KvInt8, 128, 4>(), decode_of<KvFp8, 128, 4>(),
-};
-
 // Copies in flight as in prefill.
 constexpr int invariant_slots = prefill_slots;
-
-struct Invariant {
-  DType cache_dtype;
-  int head_dim;
-  void (*run)(Context&, const Step&);
-};
 
 template <typename E, int D>
 void run_walking(Context& context, const Step& step, int64_t tiles) {
@@ -126,14 +97,24 @@ void run_invariant(Context& context, const Step& step) {
   }
 }
 
-template <typename E, int D>
-constexpr Invariant invariant_of() {
-  return {E::dtype, D, run_invariant<E, D>};
+// What there is for a cache's elements and a head dimension.
+struct Family {
+  DType cache_dtype;
+  int head_dim;
+  Prefill prefill, tall_prefill;
+  void (*decode)(Context&, const Step&);
+  void (*invariant)(Context&, const Step&);
+};
+
+template <typename E, int D, int decode_stages>
+constexpr Family family_of() {
+  return {E::dtype,          D, prefill_of<E, D, 1>(), prefill_of<E, D, 2>(), run_decode<E, D, decode_stages>,
+          run_invariant<E, D>};
 }
 
-constexpr Invariant invariants[] = {
-    invariant_of<KvBf16, 64>(),  invariant_of<KvInt8, 64>(),  invariant_of<KvFp8, 64>(),
-    invariant_of<KvBf16, 128>(), invariant_of<KvInt8, 128>(), invariant_of<KvFp8, 128>(),
+constexpr Family families[] = {
+    family_of<KvBf16, 64, 5>(),  family_of<KvInt8, 64, 8>(),  family_of<KvFp8, 64, 8>(),
+    family_of<KvBf16, 128, 3>(), family_of<KvInt8, 128, 4>(), family_of<KvFp8, 128, 4>(),
 };
 
 constexpr size_t a100_block = 163 << 10, hopper_block = 227 << 10, ada_block = 99 << 10;
@@ -181,20 +162,14 @@ Step step_of(Context& context, const AttentionArgs& args) {
 }
 
 // The tall tile where it still gives every multiprocessor two blocks.
-const Prefill& choose_prefill(const Step& step, DType cache_dtype, int multiprocessors) {
-  const int64_t tall = prefill_tile_bound(step.tokens, step.sequences, step.group, 128) * step.kv_heads;
-  const int rows = tall >= 2 * int64_t{multiprocessors} ? 128 : 64;
-  for (const Prefill& prefill : prefills)
-    if (prefill.cache_dtype == cache_dtype && prefill.head_dim == step.block.head_dim && prefill.rows == rows)
-      return prefill;
-  fail("internal", "attention: no prefill of %d rows for head_dim %d", rows, static_cast<int>(step.block.head_dim));
-}
-
-void run_prefill(Context& context, const Step& step, DType cache_dtype) {
-  const Prefill& prefill = choose_prefill(step, cache_dtype, context.device().multiprocessors);
-  const int64_t tiles = prefill_tile_bound(step.tokens, step.sequences, step.group, prefill.rows);
+void run_prefill(Context& context, const Step& step, const Family& family) {
+  const auto blocks_of = [&](const Prefill& prefill) {
+    return prefill_tile_bound(step.tokens, step.sequences, step.group, prefill.rows) * step.kv_heads;
+  };
+  const bool tall = blocks_of(family.tall_prefill) >= int64_t{2} * context.device().multiprocessors;
+  const Prefill& prefill = tall ? family.tall_prefill : family.prefill;
   launch(context, prefill.kernel,
-         {.blocks = static_cast<unsigned>(tiles * step.kv_heads),
+         {.blocks = static_cast<unsigned>(blocks_of(prefill)),
           .threads = attention_threads,
           .shared_bytes = prefill.shared_bytes,
           .dependent = true},
@@ -205,20 +180,19 @@ void run_prefill(Context& context, const Step& step, DType cache_dtype) {
 
 void attention(Context& context, const AttentionArgs& args) {
   require_bf16("attention", args.q);
-  const auto is_for_args = [&](const auto& kernels) {
-    return kernels.head_dim == args.head_dim && kernels.cache_dtype == args.cache_dtype;
-  };
-  const auto decode = std::find_if(std::begin(decodes), std::end(decodes), is_for_args);
-  if (decode == std::end(decodes))
+  const auto family = std::find_if(std::begin(families), std::end(families), [&](const Family& f) {
+    return f.head_dim == args.head_dim && f.cache_dtype == args.cache_dtype;
+  });
+  if (family == std::end(families))
     fail("unsupported", "attention: CUDA devices have kernels for head_dim 64 and 128, not %d; use the cpu device",
          args.head_dim);
   const Step step = step_of(context, args);
-  if (args.batch_invariant != 0)
-    return std::find_if(std::begin(invariants), std::end(invariants), is_for_args)->run(context, step);
-  if (splits_keys(step.tokens, step.sequences, step.group)) {
-    decode->run(context, step);
+  if (args.batch_invariant != 0) {
+    family->invariant(context, step);
+  } else if (splits_keys(step.tokens, step.sequences, step.group)) {
+    family->decode(context, step);
   } else {
-    run_prefill(context, step, args.cache_dtype);
+    run_prefill(context, step, *family);
   }
 }
 
