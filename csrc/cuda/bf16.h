@@ -24,6 +24,13 @@ __device__ inline float load_source(const f16* p) {
   return __uint_as_float(sign | __float_as_uint(static_cast<float>(mantissa) * 0x1p-24f));  // zero and subnormals
 }
 
+// Bytes 0 and 2 of a word, whole numbers held as 128 more, exactly. 128 and the lower seven bits, less 128 or 256 as the
+// eighth says.
+__device__ inline uint32_t bf16_pair_of_bytes(uint32_t word) {
+  constexpr uint32_t one = 0x3F803F80, plus_128 = 0x43004300, minus_128 = 0xC300C300;  // and a power more: ∓256
+  return fma_bf16x2(lop3_and_or(word, 0x007F007F, plus_128), one, lop3_not_and_or(word, 0x00800080, minus_128));
+}
+
 constexpr int vector_bf16 = 8;  // of 16 bytes
 
 // Eight bf16 as floats, from an address that is a multiple of 16.

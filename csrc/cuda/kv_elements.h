@@ -1,8 +1,8 @@
 // What a KV cache's elements are to kernels.
 #pragma once
 
+#include "cuda/bf16.h"
 #include "cuda/kv_cache.h"
-#include "cuda/ptx.h"
 
 namespace qwen2::cuda {
 
@@ -19,11 +19,7 @@ struct KvInt8 {
   static constexpr DType dtype = DType::int8;
   static constexpr int bytes = 1;
   static constexpr bool quantized = true;
-  // 128 and the lower seven bits, less 128 or 256 as the eighth says.
-  __device__ static uint32_t pair(uint32_t word) {
-    constexpr uint32_t one = 0x3F803F80, plus_128 = 0x43004300, minus_128 = 0xC300C300;
-    return fma_bf16x2(lop3_and_or(word, 0x007F007F, plus_128), one, lop3_not_and_or(word, 0x00800080, minus_128));
-  }
+  __device__ static uint32_t pair(uint32_t word) { return bf16_pair_of_bytes(word); }
 };
 
 struct KvFp8 {

@@ -5,11 +5,10 @@
 // Σ(q − zero)·x is set right once a scale group. The nibbles of a word, from its bit 3 on and around its end:
 // registers 0 to 3 of the even column, then of the odd one.
 //
-// int8: 16 numbers, 32 columns, as q + 128. The lower seven bits make 128 + those, the eighth chooses 128 or 256 to take
-// off: exactly q, in one fma of pairs.
+// int8: 16 numbers, 32 columns, as q + 128: exactly q, in one fma of pairs.
 #pragma once
 
-#include "cuda/ptx.h"
+#include "cuda/bf16.h"
 #include "cuda/quantized.h"
 
 namespace qwen2::cuda {
@@ -61,14 +60,9 @@ struct Int8Codec {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const uint32_t word = words[step % 2 * 2 + i];
-      a[2 * i] = pair(word);
-      a[2 * i + 1] = pair(word >> 8);
+      a[2 * i] = bf16_pair_of_bytes(word);
+      a[2 * i + 1] = bf16_pair_of_bytes(word >> 8);
     }
-  }
-  // Of bytes 0 and 2.
-  __device__ static uint32_t pair(uint32_t word) {
-    constexpr uint32_t one = 0x3F803F80, plus_128 = 0x43004300, minus_128 = 0xC300C300;  // and a power more: ∓256
-    return fma_bf16x2(lop3_and_or(word, 0x007F007F, plus_128), one, lop3_not_and_or(word, 0x00800080, minus_128));
   }
   __device__ static PackedPlace place(const PackedColumn& at) {
     return {at.step / 2, at.step % 2 * 2 + at.reg / 2, 8 * (at.reg % 2) + 16 * at.half};
