@@ -1,4 +1,4 @@
-export { type BatchFileOptions, type BatchFileProgress, type BatchFiles, runBatchFile } from './batch/batchFile.js';
+export { type BatchFileOptions, type BatchFileProgress, runBatchFile } from './batch/batchFile.js';
 export {
   type BatchOptions,
   type BatchOutcome,
@@ -6,6 +6,7 @@ export {
   type BatchRequest,
   generateBatch,
 } from './batch/generateBatch.js';
+export type { BatchFiles } from './batch/requestFile.js';
 export type { Qwen2Config } from './checkpoint/config.js';
 export type { GenerationConfig } from './checkpoint/generationConfig.js';
 export type { LoadProgress } from './checkpoint/loader.js';

@@ -1,20 +1,8 @@
 import type { Model } from '../generation/model.js';
 import { type BatchOptions, type BatchProgress, type BatchRequest, generateBatch } from './generateBatch.js';
-import { defaultErrorsPath, type FilePart, type NumberedRequest, RequestFile } from './requestFile.js';
+import { type BatchFiles, type NumberedRequest, RequestFile } from './requestFile.js';
 import { openResults, type ResultFile } from './resultFile.js';
 import { ResultLines } from './resultLine.js';
-
-/** What goes where. */
-export interface BatchFiles {
-  /** The path of the requests, a line each, gzipped or not; '-' is stdin. */
-  input: string;
-  /** Where results go, a line each, as requests end. What it has already is not done again. */
-  output: string;
-  /** Where lines that are no requests are told, with their numbers. Default: the output's name with '.errors.jsonl'. */
-  errors?: string | undefined;
-  /** A part of the input. */
-  part?: FilePart | undefined;
-}
 
 export interface BatchFileOptions extends BatchFiles, Omit<BatchOptions, 'onProgress'> {
   onProgress?: ((progress: BatchFileProgress) => void) | undefined;
@@ -64,10 +52,9 @@ class BatchFile {
   #progress = noProgress;
 
   constructor(model: Model, options: BatchFileOptions) {
-    const { input, output, errors = defaultErrorsPath(output), part } = options;
     this.#model = model;
     this.#options = options;
-    this.#requests = new RequestFile(input, errors, part);
+    this.#requests = new RequestFile(options);
     this.#lines = new ResultLines(model.hasTokenizer ? model.tokenizer : undefined);
   }
 
@@ -85,9 +72,10 @@ class BatchFile {
   }
 
   async #generate(results: ResultFile, done: ReadonlySet<string>): Promise<void> {
-    const { input: _, output: __, errors: ___, part: ____, ...options } = this.#options;
+    const { signal, concurrency, batchInvariant } = this.#options;
     const onProgress = (progress: BatchProgress) => this.#report(progress);
-    for await (const outcome of generateBatch(this.#model, this.#pending(done), { ...options, onProgress })) {
+    const options = { signal, concurrency, batchInvariant, onProgress };
+    for await (const outcome of generateBatch(this.#model, this.#pending(done), options)) {
       const line = this.#forms.get(outcome.id)!;
       this.#forms.delete(outcome.id);
       await results.append(this.#lines.lineOf(line, outcome));

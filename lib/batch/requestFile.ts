@@ -9,6 +9,18 @@ export interface FilePart {
   count: number;
 }
 
+/** What goes where. */
+export interface BatchFiles {
+  /** The path of the requests, a line each, gzipped or not; '-' is stdin. */
+  input: string;
+  /** Where results go, a line each, as requests end. What it has already is not done again. */
+  output: string;
+  /** Where lines that are no requests are told, with their numbers. Default: the output's name with '.errors.jsonl'. */
+  errors?: string | undefined;
+  /** A part of the input. */
+  part?: FilePart | undefined;
+}
+
 /** A request, and the line it stands in. */
 export interface NumberedRequest extends RequestLine {
   text: string;
@@ -23,12 +35,12 @@ export class RequestFile {
   readonly #seen = new Set<string>();
 
   /** @throws invalid_argument for a part that there is none of */
-  constructor(input: string, errorsPath: string, part: FilePart = { index: 1, count: 1 }) {
+  constructor({ input, output, errors = defaultErrorsPath(output), part = { index: 1, count: 1 } }: BatchFiles) {
     const { index, count } = part;
     if (!Number.isInteger(count) || !Number.isInteger(index) || index < 1 || index > count)
       throw new Qwen2Error('invalid_argument', `There is no part ${index} of ${count}; the first one is 1 of ${count}`);
     this.#input = input;
-    this.#errors = new ErrorsFile(errorsPath);
+    this.#errors = new ErrorsFile(errors);
     this.#part = part;
   }
 
@@ -89,7 +101,7 @@ export class RequestFile {
   }
 }
 
-export function defaultErrorsPath(output: string): string {
+function defaultErrorsPath(output: string): string {
   return `${output.replace(/\.jsonl$/, '')}.errors.jsonl`;
 }
 

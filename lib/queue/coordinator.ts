@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
-import { type BatchFileProgress, type BatchFiles, noProgress } from '../batch/batchFile.js';
-import { defaultErrorsPath, RequestFile } from '../batch/requestFile.js';
+import { type BatchFileProgress, noProgress } from '../batch/batchFile.js';
+import { type BatchFiles, RequestFile } from '../batch/requestFile.js';
 import { parseRequestLine } from '../batch/requestLine.js';
 import { openResults, type ResultFile } from '../batch/resultFile.js';
 import { ResultLines } from '../batch/resultLine.js';
@@ -121,14 +121,13 @@ class Coordinator {
     results: ResultFile,
     ledger: Ledger,
   ) {
-    const { input, output, errors = defaultErrorsPath(output), part } = options;
     this.#options = options;
     this.#redis = redis;
     this.#queue = queue;
     this.#batch = batch;
     this.#results = results;
     this.#ledger = ledger;
-    this.#requests = new RequestFile(input, errors, part);
+    this.#requests = new RequestFile(options);
     this.#shardSize = countOf('shardSize', options.shardSize, defaultShardSize);
     this.#maxShards = countOf('maxShards', options.maxShards, defaultMaxShards);
   }
