@@ -63,9 +63,14 @@ export async function runQueuedBatch(options: QueuedBatchOptions): Promise<Batch
       const batch = await identityOf(output);
       const queue: ShardQueue = new Queue(queueName, { connection: connectionOf(redis), prefix });
       queue.on('error', () => {}); // the connection's, which says so itself
-      const progress = await new Coordinator(options, redis, queue, batch, results, new Ledger(done)).run();
-      await rm(identityPath(output), { force: true });
-      return progress;
+      try {
+        const progress = await new Coordinator(options, redis, queue, batch, results, new Ledger(done)).run();
+        await redis.del(resultsKey(batch));
+        await rm(identityPath(output), { force: true });
+        return progress;
+      } finally {
+        await atMost(endMilliseconds, queue.close());
+      }
     } finally {
       await results.close();
     }
@@ -133,6 +138,7 @@ class Coordinator {
   }
 
   async run(): Promise<BatchFileProgress> {
+    throwIfAborted(this.#options.signal, 'The batch');
     const counting = this.#requests.count().then((total) => this.#report({ total }));
     try {
       await this.#orAborted(this.#work());
@@ -161,13 +167,11 @@ class Coordinator {
       if (performance.now() - this.#supervised >= superviseMilliseconds) await this.#supervise();
       await setTimeout(pollMilliseconds);
     }
-    await this.#redis.del(resultsKey(this.#batch));
   }
 
   /** Redis that is gone holds everything up, but not the end. */
   async #orAborted(work: Promise<void>): Promise<void> {
     const { signal } = this.#options;
-    throwIfAborted(signal, 'The batch');
     let onAbort = () => {};
     const aborted = new Promise<void>((_, reject) => {
       onAbort = () => {
@@ -183,10 +187,7 @@ class Coordinator {
       signal?.removeEventListener('abort', onAbort);
       this.#stopped = true;
       // What is under way ends by itself, if Redis is there.
-      await atMost(
-        endMilliseconds,
-        Promise.allSettled([work, this.#fed]).then(() => this.#queue.close()),
-      );
+      await atMost(endMilliseconds, Promise.allSettled([work, this.#fed]));
     }
   }
 

@@ -108,6 +108,27 @@ describe('a batch by way of a queue', function () {
     assert.ok(finished + skipped >= count && skipped >= 120, `${finished} done, ${skipped} were there`);
   });
 
+  it('leaves what it has not merged in Redis when it is interrupted', async () => {
+    const count = 400;
+    await writeFile(at('in.jsonl'), jsonl(many(count)));
+    worker();
+    const coordinator = start(command());
+    await untilResults(100);
+    coordinator.child.kill('SIGINT');
+    assert.equal(await coordinator.code, 130, await coordinator.stderr);
+    const merged = (await resultsIn()).map(({ id }) => id);
+    const queue = new Queue('shards', { prefix: 'qwen2', connection: { port: redis.port } });
+    try {
+      while ((await queue.getJobCountByTypes('waiting', 'active', 'delayed')) > 0) await setTimeout(50);
+    } finally {
+      await queue.close();
+    }
+    const batch = (await readFile(at('out.jsonl.queue'), 'utf8')).trim();
+    const left = await redis.with((client) => client.xrange(`qwen2:results:${batch}`, '-', '+'));
+    const ids = left.map(([, fields]) => JSON.parse(fields[1]!).id);
+    assert.equal(new Set([...merged, ...ids]).size, count);
+  });
+
   it('shares workers with other batches, with the same ids', async () => {
     await writeFile(at('a.jsonl'), jsonl(many(60)));
     await writeFile(at('b.jsonl'), jsonl(many(60).map((request) => ({ ...request, maxTokens: 2 }))));
