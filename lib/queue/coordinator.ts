@@ -206,15 +206,18 @@ class Coordinator {
       if (this.#ledger.isOut(request.id)) continue;
       lines.push({ id: request.id, text, number });
       if (lines.length < this.#shardSize) continue;
-      await this.#enqueue(lines);
+      await this.#enqueueWithRoom(lines);
       lines = [];
     }
-    if (lines.length > 0) await this.#enqueue(lines);
+    if (lines.length > 0) await this.#enqueueWithRoom(lines);
+  }
+
+  async #enqueueWithRoom(lines: readonly ShardLine[]): Promise<void> {
+    while (!this.#stopped && this.#ledger.shards >= this.#maxShards) await setTimeout(pollMilliseconds);
+    if (!this.#stopped) await this.#enqueue(lines);
   }
 
   async #enqueue(lines: readonly ShardLine[]): Promise<void> {
-    while (!this.#stopped && this.#ledger.shards >= this.#maxShards) await setTimeout(pollMilliseconds);
-    if (this.#stopped) return;
     const shard = `${this.#batch}-${this.#run}-${this.#shards++}`;
     this.#ledger.add(shard, lines);
     await this.#queue.add('shard', { batch: this.#batch, lines }, { jobId: shard, attempts, removeOnComplete: true });
@@ -265,6 +268,7 @@ class Coordinator {
       const lines = this.#ledger.remove(shard);
       if (lines.length === 0) continue;
       this.#options.onNote?.(`${lines.length} requests are not in Redis any more; they are put there again`);
+      // Without waiting for room, which only merging makes, and that is for after this.
       await this.#enqueue(lines);
     }
     this.#suspects = missing;

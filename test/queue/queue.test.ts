@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { Queue } from 'bullmq';
+import { runQueuedBatch } from '../../lib/queue/coordinator.js';
 import { demoFolder } from '../support/checkpoints.js';
 import { qwen2, startQwen2 } from '../support/cli.js';
 import { hasRedis, RedisServer } from '../support/redis.js';
@@ -184,6 +185,31 @@ describe('a batch by way of a queue', function () {
       assert.deepEqual(errors.map(([id]) => id).sort(), failed!.data.lines.map(({ id }: { id: string }) => id).sort());
       assert.match(errors[0]![2], /Its shard was given up by the queue: job stalled more than allowable limit/);
       assert.match(await coordinator.stderr, /\d+ requests are not in Redis any more; they are put there again/);
+    } finally {
+      await queue.close();
+    }
+  });
+
+  it('puts again what Redis lost, even where more is out than may be by now', async () => {
+    await writeFile(at('in.jsonl'), jsonl(many(40)));
+    const killed = start(command());
+    const queue = new Queue('shards', { prefix: 'qwen2', connection: { port: redis.port } });
+    try {
+      while ((await queue.getWaitingCount()) < 3) await setTimeout(20);
+      killed.child.kill('SIGKILL');
+      await killed.code;
+      const notes: string[] = [];
+      const batch = runQueuedBatch({
+        ...{ queue: redis.url, input: at('in.jsonl'), output: at('out.jsonl'), maxShards: 1 },
+        onNote: (text) => notes.push(text),
+        signal: AbortSignal.timeout(60_000),
+      });
+      await setTimeout(1000); // adopted by then
+      await (await queue.getWaiting())[0]!.remove();
+      while (notes.length === 0) await setTimeout(20);
+      worker();
+      assert.equal((await batch).finished, 40);
+      assert.match(notes[0]!, /requests are not in Redis any more; they are put there again/);
     } finally {
       await queue.close();
     }
