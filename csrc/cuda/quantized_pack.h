@@ -31,9 +31,9 @@ struct PackedOctets {
 };
 
 // One warp: 64 columns of one row group; one block: eight row groups, so that what it reads of a row of AWQ's lies
-// together.
+// together. Four blocks resident are enough: ptxas by itself goes for six, and spills.
 template <int scale_groups>
-__global__ void __launch_bounds__(warp_size * quantized_pack_warps)
+__global__ void __launch_bounds__(warp_size * quantized_pack_warps, 4)
     pack_int4_kernel(Int4Source source, QuantizedWeight weight, PackedOctets octets, int64_t K, ErrorSlot outside) {
   const int64_t row_group = octets.first / octets.together + int64_t{blockIdx.y} * quantized_pack_warps + warp_index();
   if (row_group >= weight.row_groups) return;

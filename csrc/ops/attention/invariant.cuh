@@ -61,13 +61,11 @@ template <typename E, int D, int slots, typename Leave>
 __device__ inline void attend_chunks(const Step& step, InvariantShared<E, D, slots>& s, const Leave& leave) {
   const PrefillTile& t = s.tile;
   const PrefillStream<E, D, 1, slots> stream{step, s};
-  int ends[1][2];
-  find_ends(ends, step, t);
   float values[1][D / 8][4] = {};
   RunningRows running[1];
   stream.begin();
   for (int range = 0; range < t.ranges; ++range) {
-    attend_tile_range<true>(stream, range, ends, values, running);
+    attend_tile_range<true>(stream, range, values, running);
     const int next = t.first_range + range + 1;
     if (next % chunk_ranges != 0 && range + 1 < t.ranges) continue;
     leave((next - 1) / chunk_ranges, values[0], running[0]);

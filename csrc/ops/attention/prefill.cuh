@@ -47,7 +47,9 @@ struct PrefillShared {
   Place places[2][range_units];  // of a range's keys; even and odd ranges
   RangeScales<E> scales[2];      // the same
   LineShared line;
-  PrefillTile tile;  // here and not in registers, of which the products need all
+  // Here and not in registers, of which the products need all.
+  PrefillTile tile;
+  int ends[rows];  // of the keys that a row sees
 };
 
 // Rows past the tile's last are zeros.
@@ -107,16 +109,25 @@ __device__ inline void multiply_values(float (&out)[row_tiles][D / 8][4],
     }
 }
 
+// Masks what the lane's rows of row tile m do not see.
+template <int row_tiles>
+__device__ inline void mask_row_tile(float (&scores)[range_keys / 8][4], int m, const int* row_ends, int first_key,
+                                     int window) {
+  const int row = (warp_index() * row_tiles + m) * 16 + lane_index() / 4;
+  const int ends[2] = {row_ends[row], row_ends[row + 8]};
+  mask_scores(scores, first_key, ends, window);
+}
+
 // The range's scores become probabilities, as operands; masks only where a row does not see all of the range.
 template <bool exactly, int D, int row_tiles, typename Scales>
 __device__ inline void weigh(float (&scores)[row_tiles][range_keys / 8][4],
                              uint32_t (&p)[row_tiles][range_keys / 16][4], RunningRows (&running)[row_tiles],
-                             float (&out)[row_tiles][D / 8][4], const int (&ends)[row_tiles][2], int first_key,
-                             bool masked, const Scales& scales, const Step& step) {
+                             float (&out)[row_tiles][D / 8][4], const int* row_ends, int first_key, bool masked,
+                             const Scales& scales, const Step& step) {
 #pragma unroll
   for (int m = 0; m < row_tiles; ++m) {
     scale_scores(scores[m], scales, 0);
-    if (masked) mask_scores(scores[m], first_key, ends[m], step.window);
+    if (masked) mask_row_tile<row_tiles>(scores[m], m, row_ends, first_key, step.window);
     float correction[2];
     softmax<exactly>(scores[m], running[m], correction, step.scale);
     correct_values(out[m], correction);
@@ -142,6 +153,13 @@ __device__ inline void store_rows(const Step& step, const PrefillTile& t, int fi
 #pragma unroll
     for (int j = 0; j < D / 8; ++j) store_pair(step, to + 8 * j, out[j][2 * i] * inverse, out[j][2 * i + 1] * inverse);
   }
+}
+
+// Thread i finds where the keys of row i end.
+template <int rows>
+__device__ inline void find_ends(int (&ends)[rows], const Step& step, const PrefillTile& t) {
+  for (int row = threadIdx.x; row < rows; row += attention_threads)
+    ends[row] = row < t.rows.count ? keys_of_token(t.sequence, (t.rows.first + row) / step.group, 0).end : 0;
 }
 
 // The stream of copies of a tile's keys and values.
@@ -179,6 +197,7 @@ struct PrefillStream {
   __device__ void begin() const {
     keep_unit(0, look_up_unit(0));
     keep_unit(1, look_up_unit(1));
+    find_ends(s.ends, step, s.tile);
     __syncthreads();
     if (s.tile.ranges > 0) load_queries<D, PrefillShared<E, D, row_tiles, slots>::rows>(s.q, step, s.tile);
     for (int n = 0; n < slots - 1; ++n) fetch(n);
@@ -192,23 +211,10 @@ struct PrefillStream {
   }
 };
 
-// Where the keys of a lane's rows end.
-template <int row_tiles>
-__device__ inline void find_ends(int (&ends)[row_tiles][2], const Step& step, const PrefillTile& t) {
-#pragma unroll
-  for (int m = 0; m < row_tiles; ++m)
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = (warp_index() * row_tiles + m) * 16 + lane_index() / 4 + 8 * i;
-      ends[m][i] = row < t.rows.count ? keys_of_token(t.sequence, (t.rows.first + row) / step.group, 0).end : 0;
-    }
-}
-
 // What a range of a tile adds to its rows; `exactly` nothing to those that see none of it (softmax).
 template <bool exactly, typename E, int D, int row_tiles, int slots>
 __device__ inline void attend_tile_range(const PrefillStream<E, D, row_tiles, slots>& stream, int range,
-                                         const int (&ends)[row_tiles][2], float (&out)[row_tiles][D / 8][4],
-                                         RunningRows (&running)[row_tiles]) {
+                                         float (&out)[row_tiles][D / 8][4], RunningRows (&running)[row_tiles]) {
   auto& s = stream.s;
   const PrefillTile& t = s.tile;
   const int first_key = (t.first_range + range) * range_keys;
@@ -219,7 +225,7 @@ __device__ inline void attend_tile_range(const PrefillStream<E, D, row_tiles, sl
   stream.keep_unit(range + 2, id);
   uint32_t p[row_tiles][range_keys / 16][4];
   const bool masked = first_key < t.all.begin || first_key + range_keys > t.all.end;
-  weigh<exactly, D, row_tiles>(scores, p, running, out, ends, first_key, masked, s.scales[range % 2], stream.step);
+  weigh<exactly, D, row_tiles>(scores, p, running, out, s.ends, first_key, masked, s.scales[range % 2], stream.step);
   multiply_values<E, D, row_tiles>(out, p, stream.arrive(2 * range + 1));
 }
 
@@ -248,12 +254,10 @@ __global__ void __launch_bounds__(attention_threads, 2) prefill_kernel(Step step
   const PrefillTile& t = s.tile;
   const PrefillStream<E, D, row_tiles, slots> stream{step, s};
 
-  int ends[row_tiles][2];
-  find_ends(ends, step, t);
   float out[row_tiles][D / 8][4] = {};
   RunningRows running[row_tiles];
   stream.begin();
-  for (int range = 0; range < t.ranges; ++range) attend_tile_range<false>(stream, range, ends, out, running);
+  for (int range = 0; range < t.ranges; ++range) attend_tile_range<false>(stream, range, out, running);
   cp_async_wait<0>();
 #pragma unroll
   for (int m = 0; m < row_tiles; ++m) {

@@ -10,14 +10,17 @@ namespace {
 constexpr int threads = 256;
 constexpr int max_pairs = max_head_dim / 2 / warp_size;  // of a head, a lane has
 
+// Counts are of 32 bits, as threads divide by them: in 64 bits that is a call.
 struct Shape {
-  int64_t heads, head_dim, block_stride;  // of the cache, in bytes
-  KvBlock block;
+  int heads, kv_heads, head_dim, block_size;
+  int64_t block_stride;         // of the cache, in bytes
   Rows<const float> smoothing;  // of no data: none
 
-  __device__ int64_t half() const { return head_dim / 2; }
+  __device__ int half() const { return head_dim / 2; }
+  __device__ int group() const { return heads / kv_heads; }
+  __device__ KvBlock block() const { return {kv_heads, head_dim, block_size}; }
   // The factors of a KV head, or null.
-  __device__ const float* smoothing_of(int64_t kv_head) const {
+  __device__ const float* smoothing_of(int kv_head) const {
     return smoothing.data == nullptr ? nullptr : smoothing.row(kv_head);
   }
 };
@@ -25,17 +28,17 @@ struct Shape {
 // Where the cache keeps a token; nowhere if block is null.
 struct Slot {
   char* block;
-  int64_t place;
+  int place;
 };
 
 __device__ inline Slot find_slot(const int32_t* slots, char* cache, int64_t cache_blocks, const Shape& shape,
                                  ErrorSlot outside) {
-  const int64_t t = blockIdx.x, size = shape.block.block_size;
-  const int32_t slot = slots[t];
-  const bool valid = slot < cache_blocks * size && slot >= -1;
-  if (!valid && threadIdx.x == 0) report(outside, t, slot, cache_blocks * size);
+  const int64_t t = blockIdx.x, all_slots = cache_blocks * shape.block_size;
+  const int slot = slots[t];
+  const bool valid = slot < all_slots && slot >= -1;
+  if (!valid && threadIdx.x == 0) report(outside, t, slot, all_slots);
   if (!valid || slot < 0) return {nullptr, 0};
-  return {cache + slot / size * shape.block_stride, slot % size};
+  return {cache + slot / shape.block_size * shape.block_stride, slot % shape.block_size};
 }
 
 // Elements j and j + D / 2 of a head.
@@ -43,22 +46,22 @@ struct Pair {
   float low, high;
 };
 
-__device__ inline Pair load_pair(const bf16* head, int64_t j, int64_t half) {
+__device__ inline Pair load_pair(const bf16* head, int j, int half) {
   return {load_float(head + j), load_float(head + half + j)};
 }
-__device__ inline Pair rotate(const Pair& x, const float* turns, int64_t j, int64_t half) {
+__device__ inline Pair rotate(const Pair& x, const float* turns, int j, int half) {
   const float cosine = turns[j], sine = turns[half + j];
   return {x.low * cosine - x.high * sine, x.high * cosine + x.low * sine};
 }
-__device__ inline Pair rotate_query(const Pair& x, const float* turns, const float* smoothing, int64_t j, int64_t half) {
+__device__ inline Pair rotate_query(const Pair& x, const float* turns, const float* smoothing, int j, int half) {
   const Pair turned = rotate(x, turns, j, half);
   return smoothing == nullptr ? turned : Pair{turned.low * smoothing[j], turned.high * smoothing[half + j]};
 }
-__device__ inline Pair rotate_key(const Pair& x, const float* turns, const float* smoothing, int64_t j, int64_t half) {
+__device__ inline Pair rotate_key(const Pair& x, const float* turns, const float* smoothing, int j, int half) {
   const Pair turned = rotate(x, turns, j, half);
   return smoothing == nullptr ? turned : Pair{turned.low / smoothing[j], turned.high / smoothing[half + j]};
 }
-__device__ inline void store_pair(bf16* head, int64_t j, int64_t half, const Pair& x) {
+__device__ inline void store_pair(bf16* head, int j, int half, const Pair& x) {
   store_float(head + j, x.low);
   store_float(head + half + j, x.high);
 }
@@ -68,20 +71,20 @@ __global__ void __launch_bounds__(threads)
     rope_and_cache_kernel(Rows<bf16> qkv, Rows<const float> table, const int32_t* slots, char* cache,
                           int64_t cache_blocks, Shape shape, ErrorSlot outside) {
   griddepcontrol_wait();
-  const int64_t half = shape.half(), kv_heads = shape.block.kv_heads, group = shape.heads / kv_heads;
+  const int half = shape.half(), kv_heads = shape.kv_heads, group = shape.group();
   const Slot slot = find_slot(slots, cache, cache_blocks, shape, outside);
   auto* vectors = reinterpret_cast<bf16*>(slot.block);
   bf16* token = qkv.row(blockIdx.x);
   const float* turns = table.row(blockIdx.x);
-  for (int64_t i = threadIdx.x; i < (shape.heads + 2 * kv_heads) * half; i += threads) {
-    const int64_t head = i / half, j = i % half, kv_head = head - shape.heads;  // values follow keys in both
+  for (int i = threadIdx.x; i < (shape.heads + 2 * kv_heads) * half; i += threads) {
+    const int head = i / half, j = i % half, kv_head = head - shape.heads;  // values follow keys in both
     bf16* x = token + head * shape.head_dim;
     Pair pair = load_pair(x, j, half);
     if (kv_head < 0) {
       store_pair(x, j, half, rotate_query(pair, turns, shape.smoothing_of(head / group), j, half));
     } else if (vectors != nullptr) {
       if (kv_head < kv_heads) pair = rotate_key(pair, turns, shape.smoothing_of(kv_head), j, half);
-      store_pair(vectors + shape.block.key(kv_head, slot.place) * shape.head_dim, j, half, pair);
+      store_pair(vectors + shape.block().key(kv_head, slot.place) * shape.head_dim, j, half, pair);
     }
   }
 }
@@ -90,7 +93,7 @@ __device__ inline float as_bf16(float x) { return __uint_as_float(cvt_bf16x2(0, 
 
 // One head's key or value to 8 bits, by a warp.
 template <typename E>
-__device__ inline void quantize_head(const Pair (&pairs)[max_pairs], int64_t half, bool is_key, uint8_t* out,
+__device__ inline void quantize_head(const Pair (&pairs)[max_pairs], int half, bool is_key, uint8_t* out,
                                      float* out_scale) {
   float largest = 0;
   bool is_number = true;
@@ -105,7 +108,7 @@ __device__ inline void quantize_head(const Pair (&pairs)[max_pairs], int64_t hal
   if (lane_index() == 0) *out_scale = scale.scale;
 #pragma unroll
   for (int i = 0; i < max_pairs; ++i) {
-    const int64_t j = lane_index() + i * warp_size;
+    const int j = lane_index() + i * warp_size;
     if (j >= half) break;
     out[is_key ? key_byte(j) : value_byte(j)] = kv_element<typename E::Rounding>(pairs[i].low, scale);
     out[is_key ? key_byte(half + j) : value_byte(half + j)] = kv_element<typename E::Rounding>(pairs[i].high, scale);
@@ -118,32 +121,32 @@ __global__ void __launch_bounds__(threads)
     rope_and_quantize_kernel(Rows<bf16> qkv, Rows<const float> table, const int32_t* slots, char* cache,
                              int64_t cache_blocks, Shape shape, ErrorSlot outside) {
   griddepcontrol_wait();
-  const int64_t half = shape.half(), kv_heads = shape.block.kv_heads, group = shape.heads / kv_heads;
+  const int half = shape.half(), kv_heads = shape.kv_heads, group = shape.group();
   const Slot slot = find_slot(slots, cache, cache_blocks, shape, outside);
   bf16* token = qkv.row(blockIdx.x);
   const float* turns = table.row(blockIdx.x);
-  for (int64_t i = threadIdx.x; i < shape.heads * half; i += threads) {
-    const int64_t head = i / half, j = i % half;
+  for (int i = threadIdx.x; i < shape.heads * half; i += threads) {
+    const int head = i / half, j = i % half;
     bf16* x = token + head * shape.head_dim;
     store_pair(x, j, half, rotate_query(load_pair(x, j, half), turns, shape.smoothing_of(head / group), j, half));
   }
   if (slot.block == nullptr) return;
   auto* bytes = reinterpret_cast<uint8_t*>(slot.block);
-  auto* scales = reinterpret_cast<float*>(slot.block + shape.block.elements());
-  for (int64_t kv_head = warp_index(); kv_head < 2 * kv_heads; kv_head += threads / warp_size) {
+  auto* scales = reinterpret_cast<float*>(slot.block + shape.block().elements());
+  for (int kv_head = warp_index(); kv_head < 2 * kv_heads; kv_head += threads / warp_size) {
     const bf16* x = token + (shape.heads + kv_head) * shape.head_dim;
     const bool is_key = kv_head < kv_heads;
     Pair pairs[max_pairs] = {};
 #pragma unroll
     for (int i = 0; i < max_pairs; ++i) {
-      const int64_t j = lane_index() + i * warp_size;
+      const int j = lane_index() + i * warp_size;
       if (j >= half) break;
       pairs[i] = load_pair(x, j, half);
       if (!is_key) continue;
       const Pair turned = rotate_key(pairs[i], turns, shape.smoothing_of(kv_head), j, half);
       pairs[i] = {as_bf16(turned.low), as_bf16(turned.high)};
     }
-    const int64_t vector = shape.block.key(kv_head, slot.place);
+    const int64_t vector = shape.block().key(kv_head, slot.place);
     quantize_head<E>(pairs, half, is_key, bytes + vector * shape.head_dim, scales + vector);
   }
 }
@@ -167,9 +170,10 @@ void rope_and_cache(Context& context, const RopeAndCacheArgs& args) {
   if (tokens == 0) return;
   const Shape shape{
       .heads = args.num_heads,
+      .kv_heads = args.num_kv_heads,
       .head_dim = args.head_dim,
+      .block_size = args.block_size,
       .block_stride = args.cache.strides[0],
-      .block = {args.num_kv_heads, args.head_dim, args.block_size},
       .smoothing = args.smoothing.present() ? rows_of<const float>(args.smoothing) : Rows<const float>{},
   };
   launch(context, kernel_for(args.cache_dtype),
