@@ -65,7 +65,6 @@ export async function runQueuedBatch(options: QueuedBatchOptions): Promise<Batch
       queue.on('error', () => {}); // the connection's, which says so itself
       try {
         const progress = await new Coordinator(options, redis, queue, batch, results, new Ledger(done)).run();
-        await redis.del(resultsKey(batch));
         await rm(identityPath(output), { force: true });
         return progress;
       } finally {
@@ -167,6 +166,7 @@ class Coordinator {
       if (performance.now() - this.#supervised >= superviseMilliseconds) await this.#supervise();
       await setTimeout(pollMilliseconds);
     }
+    if (!this.#stopped) await this.#redis.del(resultsKey(this.#batch));
   }
 
   /** Redis that is gone holds everything up, but not the end. */
