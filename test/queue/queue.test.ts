@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { EventEmitter, once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -64,6 +65,14 @@ describe('a batch by way of a queue', function () {
   const untilResults = async (count: number, name?: string) => {
     while ((await resultsIn(name)).length < count) await setTimeout(20);
   };
+  const withShards = async (use: (queue: Queue) => Promise<void>) => {
+    const queue = new Queue('shards', { prefix: 'qwen2', connection: { port: redis.port } });
+    try {
+      await use(queue);
+    } finally {
+      await queue.close();
+    }
+  };
   const keysLeft = () => redis.with((client) => client.keys('qwen2:{results,finished}*'));
 
   it('is done by three workers, one of which is killed and one told to end: as one process does it alone', async () => {
@@ -118,12 +127,9 @@ describe('a batch by way of a queue', function () {
     coordinator.child.kill('SIGINT');
     assert.equal(await coordinator.code, 130, await coordinator.stderr);
     const merged = (await resultsIn()).map(({ id }) => id);
-    const queue = new Queue('shards', { prefix: 'qwen2', connection: { port: redis.port } });
-    try {
+    await withShards(async (queue) => {
       while ((await queue.getJobCountByTypes('waiting', 'active', 'delayed')) > 0) await setTimeout(50);
-    } finally {
-      await queue.close();
-    }
+    });
     const batch = (await readFile(at('out.jsonl.queue'), 'utf8')).trim();
     const left = await redis.with((client) => client.xrange(`qwen2:results:${batch}`, '-', '+'));
     const ids = left.map(([, fields]) => JSON.parse(fields[1]!).id);
@@ -164,8 +170,7 @@ describe('a batch by way of a queue', function () {
   it('puts again what Redis lost, and writes errors for what the queue gave up', async () => {
     await writeFile(at('in.jsonl'), jsonl(many(40)));
     const coordinator = start(command());
-    const queue = new Queue('shards', { prefix: 'qwen2', connection: { port: redis.port } });
-    try {
+    await withShards(async (queue) => {
       while ((await queue.getWaitingCount()) < 3) await setTimeout(20);
       const [lost, failed] = await queue.getWaiting();
       await lost!.remove();
@@ -185,47 +190,40 @@ describe('a batch by way of a queue', function () {
       assert.deepEqual(errors.map(([id]) => id).sort(), failed!.data.lines.map(({ id }: { id: string }) => id).sort());
       assert.match(errors[0]![2], /Its shard was given up by the queue: job stalled more than allowable limit/);
       assert.match(await coordinator.stderr, /\d+ requests are not in Redis any more; they are put there again/);
-    } finally {
-      await queue.close();
-    }
+    });
   });
 
   it('puts again what Redis lost, even where more is out than may be by now', async () => {
-    await writeFile(at('in.jsonl'), jsonl(many(40)));
+    await writeFile(at('in.jsonl'), `${jsonl(many(40))}no request\n`);
     const killed = start(command());
-    const queue = new Queue('shards', { prefix: 'qwen2', connection: { port: redis.port } });
-    try {
+    await withShards(async (queue) => {
       while ((await queue.getWaitingCount()) < 3) await setTimeout(20);
       killed.child.kill('SIGKILL');
       await killed.code;
-      const notes: string[] = [];
+      const told = new EventEmitter();
       const batch = runQueuedBatch({
         ...{ queue: redis.url, input: at('in.jsonl'), output: at('out.jsonl'), maxShards: 1 },
-        onNote: (text) => notes.push(text),
+        onProgress: ({ invalid }) => invalid > 0 && told.emit('read'),
+        onNote: (text) => told.emit('note', text),
         signal: AbortSignal.timeout(60_000),
       });
-      await setTimeout(1000); // adopted by then
+      await Promise.race([once(told, 'read'), batch]); // what is out is known by then
       await (await queue.getWaiting())[0]!.remove();
-      while (notes.length === 0) await setTimeout(20);
+      const note = await Promise.race([once(told, 'note'), batch]);
+      assert.match(String(note), /requests are not in Redis any more; they are put there again/);
       worker();
       assert.equal((await batch).finished, 40);
-      assert.match(notes[0]!, /requests are not in Redis any more; they are put there again/);
-    } finally {
-      await queue.close();
-    }
+    });
   });
 
   it('keeps a bounded part of the input in Redis', async () => {
     await writeFile(at('in.jsonl'), jsonl(many(3000)));
     start([...command()]);
-    const queue = new Queue('shards', { prefix: 'qwen2', connection: { port: redis.port } });
-    try {
+    await withShards(async (queue) => {
       while ((await queue.getWaitingCount()) < 128) await setTimeout(20);
       await setTimeout(500);
       assert.equal(await queue.getWaitingCount(), 128);
-    } finally {
-      await queue.close();
-    }
+    });
   });
 
   it('interrupted by Ctrl-C exits with 130, and says that the same command goes on', async () => {
