@@ -108,8 +108,12 @@ struct Family {
 
 template <typename E, int D, int decode_stages>
 constexpr Family family_of() {
-  return {E::dtype,          D, prefill_of<E, D, 1>(), prefill_of<E, D, 2>(), run_decode<E, D, decode_stages>,
-          run_invariant<E, D>};
+  return {.cache_dtype = E::dtype,
+          .head_dim = D,
+          .prefill = prefill_of<E, D, 1>(),
+          .tall_prefill = prefill_of<E, D, 2>(),
+          .decode = run_decode<E, D, decode_stages>,
+          .invariant = run_invariant<E, D>};
 }
 
 constexpr Family families[] = {

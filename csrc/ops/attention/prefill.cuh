@@ -158,7 +158,9 @@ __device__ inline void store_rows(const Step& step, const PrefillTile& t, int fi
 // Thread i finds where the keys of row i end.
 template <int rows>
 __device__ inline void find_ends(int (&ends)[rows], const Step& step, const PrefillTile& t) {
-  for (int row = threadIdx.x; row < rows; row += attention_threads)
+  static_assert(rows <= attention_threads);
+  const int row = static_cast<int>(threadIdx.x);
+  if (row < rows)
     ends[row] = row < t.rows.count ? keys_of_token(t.sequence, (t.rows.first + row) / step.group, 0).end : 0;
 }
 
